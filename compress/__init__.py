@@ -1,0 +1,1 @@
+"""Offline stage: fine-tuned checkpoints become one shared base and small experts."""

@@ -1,0 +1,176 @@
+"""PEFT LoRA adapters, read as exact factors; what is not supported is refused by name."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from peft.utils.other import get_pattern_key
+from torch import Tensor
+
+from compress.checkpoints import Checkpoint
+from compress.errors import InputError
+from compress.lowrank import LowRank
+from compress.parameters import Kind, Parameter
+from compress.tensorfiles import open_tensors
+
+PREFIX = "base_model.model."
+# Settings whose every value is understood, or that say nothing about the weights.
+UNDERSTOOD = {
+    "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision",
+    "inference_mode", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias",
+    "modules_to_save", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "fan_in_fan_out", "lora_dropout", "megatron_core", "megatron_config", "qalora_group_size",
+    "ensure_weight_tying", "runtime_config",
+}  # fmt: skip
+# These initialisations change the base weights, so the factors are no delta to the original base.
+BASE_CHANGING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
+
+
+class Adapter:
+    """One LoRA adapter over ``base``: factors by parameter name, and replaced tensors beside them.
+
+    Supported: different ranks, ``rank_pattern``, ``alpha_pattern``, rsLoRA, ``modules_to_save``,
+    ``bias``; linear layers, Conv1D and embeddings.
+    """
+
+    def __init__(self, folder: Path, table: dict[str, Parameter]) -> None:
+        """Read the adapter in ``folder`` against the base's parameter ``table``.
+
+        Raises InputError when files are missing or broken, a feature is not supported, or a tensor
+        does not fit the base.
+        """
+        self.folder, self.table = folder, table
+        self.config = _read_config(folder)
+        self.tensors = open_tensors(folder, "adapter_model")
+        self._by_module = {p.module: p for p in table.values() if p.is_matrix}
+        self._factors: dict[str, dict[str, str]] = {}  # parameter -> {"A": key, "B": key}
+        self._replaced: dict[str, str] = {}  # parameter -> key of its full new value
+        for key in self.tensors.files:
+            self._place(key)
+        for name, pair in self._factors.items():
+            self._check_pair(name, pair)
+        self._check_tied()
+
+    def low_rank(self, name: str) -> LowRank | None:
+        """The factors of one parameter in their stored dtype, unchanged, or None."""
+        pair = self._factors.get(name)
+        if pair is None:
+            return None
+        a, b = self.tensors.read(pair["A"]), self.tensors.read(pair["B"])
+        return LowRank(A=a, B=b, scale=self._scale(self.table[name], a.shape[0]))
+
+    def dense(self, name: str, base: Checkpoint) -> Tensor | None:
+        """What ``modules_to_save`` or ``bias`` changed about one parameter, in float32, or None."""
+        key = self._replaced.get(name)
+        if key is None:
+            return None
+        return self.tensors.read(key).to(torch.float32) - base.weight(name)
+
+    @property
+    def names(self) -> list[str]:
+        """Parameters that this adapter changes."""
+        return [name for name in self.table if name in self._factors or name in self._replaced]
+
+    def _scale(self, parameter: Parameter, rank: int) -> float:
+        patterns = self.config.get("alpha_pattern") or {}
+        key = get_pattern_key(list(patterns), parameter.module)
+        alpha = patterns.get(key, self.config["lora_alpha"])
+        return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def _place(self, key: str) -> None:
+        path = key.removeprefix(PREFIX)
+        match = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", path)
+        if match:
+            parameter = self._by_module.get(match[1])
+            if parameter is None:
+                raise InputError(
+                    f"{self.folder}: {key} adapts {match[1]!r}, which the base does not have; "
+                    "the adapter belongs to another model"
+                )
+            if (parameter.kind is Kind.EMBEDDING) != bool(match[2]):
+                raise InputError(f"{self.folder}: {key} does not fit the base's {parameter.kind} layer")
+            self._factors.setdefault(parameter.name, {})[match[3]] = key
+            return
+        name = path.replace(".base_layer.", ".")
+        if name not in self.table:
+            raise InputError(
+                f"{self.folder}: tensor {key} is not supported yet, or the base has no parameter {name}"
+            )
+        if self.tensors.shapes[key] != self.table[name].shape:
+            raise InputError(
+                f"{self.folder}: {key} has shape {self.tensors.shapes[key]}, the base has "
+                f"{self.table[name].shape}; the adapter belongs to another model"
+            )
+        # Beside an adapted embedding PEFT stores the frozen base layer itself; build.py proves that
+        # it equals the base's, because then the entry is a zero delta.
+        self._replaced[name] = key
+
+    def _check_pair(self, name: str, pair: dict[str, str]) -> None:
+        if set(pair) != {"A", "B"}:
+            raise InputError(f"{self.folder}: {name} has only one of its two LoRA factors")
+        a, b = self.tensors.shapes[pair["A"]], self.tensors.shapes[pair["B"]]
+        shape = self.table[name].shape
+        d_out, d_in = shape if self.table[name].kind is Kind.LINEAR else shape[::-1]
+        if len(a) != 2 or len(b) != 2 or a[1] != d_in or b[0] != d_out or a[0] != b[1]:
+            raise InputError(
+                f"{self.folder}: LoRA factors of {name} have shapes {a} and {b}, the base's layer maps "
+                f"{d_in} to {d_out}; the adapter belongs to another model"
+            )
+
+    def _check_tied(self) -> None:
+        for parameter in self.table.values():
+            if parameter.tied_head and (parameter.name in self._factors or parameter.name in self._replaced):
+                raise InputError(
+                    f"{self.folder}: the adapter changes {parameter.module}, whose weight the base ties to "
+                    f"{parameter.tied_head}; adapters that untie them are not supported yet"
+                )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether ``folder`` is a PEFT adapter and not a full checkpoint."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def recorded_base_hash(folder: Path) -> str | None:
+    """The ``base_weights_sha256`` of an adapter's model card (README.md front matter), if it has one."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    parts = card.read_text(errors="replace").split("---", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    try:
+        facts = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return None
+    value = facts.get("base_weights_sha256") if isinstance(facts, dict) else None
+    return str(value) if value else None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise InputError(f"{path}: peft_type {kind!r} is not supported yet; only LORA adapters are")
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(BASE_CHANGING_INITS):
+        raise InputError(
+            f"{path}: init_lora_weights {init!r} changes the base weights; save the adapter with "
+            "path_initial_model_for_weight_conversion first, which makes an ordinary LoRA of it"
+        )
+    for key, value in config.items():
+        if key not in UNDERSTOOD and key != "init_lora_weights" and value:
+            raise InputError(f"{path}: {key} = {value!r} is not supported yet")
+    if not isinstance(config.get("lora_alpha"), int | float):
+        raise InputError(f"{path}: lora_alpha is missing, so the adapter's scale is unknown")
+    return config

@@ -1,0 +1,225 @@
+"""Recipe -> bundle, tensor by tensor: merge, subtract, compress, write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.adapters import Adapter, is_adapter, recorded_base_hash
+from compress.bundle import BaseFacts, ExpertFacts, Manifest, SharedFacts, library_versions, seal
+from compress.checkpoints import Checkpoint
+from compress.errors import InputError
+from compress.experts import write_expert
+from compress.lowrank import LowRank, truncate
+from compress.merging.task_arithmetic import merge
+from compress.recipe import ExclusiveRecipe, ExpertRecipe, Recipe
+from compress.reference import choose_reference
+from compress.sources import resolve
+from compress.tensorfiles import write_sharded
+
+Progress = Callable[[str, int, int], None]
+TOKENIZER_AND_CONFIG = ("*.json", "*.jinja", "*.model", "*.txt", "tokenizer*")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened inputs of a build."""
+
+    base: Checkpoint
+    base_sha256: str
+    finetunes: dict[str, Checkpoint | Adapter]
+    coefficients: dict[str, float]
+
+
+def build(
+    recipe: Recipe, folder: Path, *, relative_to: Path | None = None, progress: Progress
+) -> tuple[Manifest, dict[str, Any]]:
+    """Build the bundle of ``recipe`` in the empty ``folder`` and seal it; the router comes later.
+
+    Returns the manifest and the report: what was kept and lost, per task and per matrix.
+    Memory stays near one checkpoint: one tensor of each input at a time, one shard of the base and
+    one expert's factors. Raises InputError for inputs that cannot be used.
+    """
+    inputs = open_inputs(recipe, relative_to)
+    reference = recipe.exclusive.reference
+    if reference == "auto":
+        reference = choose_reference(inputs.base, inputs.finetunes, inputs.coefficients, recipe.exclusive)
+    elif reference == "shared" and (task := _first_adapter(inputs)):
+        raise InputError(
+            f"exclusive.reference: 'shared' would truncate the adapter of task {task!r}; "
+            "use 'pretrained' or 'auto', which carry adapters exactly"
+        )
+    dtype: torch.dtype = getattr(torch, recipe.output.dtype)
+    written = write_base(inputs, folder / "base", reference, dtype, progress)
+    facts: dict[str, ExpertFacts] = {}
+    report: dict[str, Any] = {"reference": reference, "experts": {}}
+    for expert in recipe.experts:
+        facts[expert.task], rows = _write_one(
+            expert, inputs, written, recipe.exclusive, folder, dtype, progress
+        )
+        report["experts"][expert.task] = {"matrices": rows, **facts[expert.task].model_dump()}
+    if reference == "pretrained":
+        (folder / "shared").mkdir()
+        shared = {"method": recipe.shared.method, "factor_weights": inputs.coefficients}
+        (folder / "shared" / "shared.json").write_text(json.dumps(shared, indent=2) + "\n")
+    base_facts = BaseFacts(
+        source=recipe.base,
+        sha256=inputs.base_sha256,
+        parameters=inputs.base.parameters,
+        dtype=recipe.output.dtype,
+    )
+    manifest = Manifest(
+        base=base_facts,
+        reference=reference,
+        shared=SharedFacts(method=recipe.shared.method, weights=inputs.coefficients),
+        experts=facts,
+        recipe=recipe.model_dump(),
+        versions=library_versions(),
+    )
+    seal(folder, manifest)
+    return manifest, report
+
+
+def open_inputs(recipe: Recipe, relative_to: Path | None = None) -> Inputs:
+    """Open base and fine-tunes and check that they belong together, before anything is written.
+
+    Raises InputError naming the input that does not fit.
+    """
+    base = Checkpoint.open(resolve(recipe.base, relative_to))
+    sha256 = base.sha256()
+    finetunes: dict[str, Checkpoint | Adapter] = {}
+    for expert in recipe.experts:
+        folder = resolve(expert.checkpoint, relative_to)
+        if is_adapter(folder):
+            recorded = recorded_base_hash(folder)
+            if recorded is not None and recorded != sha256:
+                raise InputError(
+                    f"{folder}: its model card says it was trained on base weights {recorded[:16]}…, but "
+                    f"{recipe.base} has {sha256[:16]}…; use the base that the adapter was trained on"
+                )
+            finetunes[expert.task] = Adapter(folder, base.table)
+        else:
+            finetunes[expert.task] = Checkpoint.open(folder, base)
+    return Inputs(base, sha256, finetunes, recipe.shared.coefficients(recipe.tasks))
+
+
+def task_vector(finetune: Checkpoint | Adapter, name: str, base: Checkpoint) -> Tensor | None:
+    """``W_t - W_0`` of one parameter, dense, float32, in its own layout; None where it is zero."""
+    dense = finetune.dense(name, base)
+    factors = finetune.low_rank(name)
+    if factors is None:
+        return dense
+    low_rank = base.table[name].to_map(factors.dense())
+    return low_rank if dense is None else dense + low_rank
+
+
+def write_base(
+    inputs: Inputs, folder: Path, reference: str, dtype: torch.dtype, progress: Progress
+) -> Checkpoint:
+    """Write base/, the shared or the pretrained base, in ``dtype``, and open what was written.
+
+    Experts are then subtracted from the rounded weights, so that rounding is not lost twice.
+    """
+    folder.mkdir()
+    copy_companions(inputs.base.folder, folder, dtype)
+    base = inputs.base
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for done, name in enumerate(base.table):
+            weight = base.weight(name)
+            if reference == "shared":
+                vectors = (
+                    (inputs.coefficients[task], tau)
+                    for task, finetune in inputs.finetunes.items()
+                    if (tau := task_vector(finetune, name, base)) is not None
+                )
+                weight = merge(weight, vectors)
+            stored = weight.to(dtype)
+            if not torch.isfinite(stored).all():
+                raise InputError(f"output.dtype: {name} does not fit into {dtype}; use bfloat16 or float32")
+            yield name, stored
+            progress("base", done + 1, len(base.table))
+
+    write_sharded(folder, tensors())
+    return Checkpoint.open(folder)
+
+
+def copy_companions(source: Path, folder: Path, dtype: torch.dtype) -> None:
+    """Copy what makes a model folder beside the weights: config, tokenizer, chat template."""
+    for pattern in TOKENIZER_AND_CONFIG:
+        for path in source.glob(pattern):
+            if path.is_file() and not path.name.endswith(".safetensors.index.json"):
+                shutil.copyfile(path, folder / path.name)
+    config = json.loads((source / "config.json").read_text())
+    for key in ("torch_dtype", "_name_or_path", "quantization_config"):
+        config.pop(key, None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_one(
+    expert: ExpertRecipe,
+    inputs: Inputs,
+    written: Checkpoint,
+    exclusive: ExclusiveRecipe,
+    folder: Path,
+    dtype: torch.dtype,
+    progress: Progress,
+) -> tuple[ExpertFacts, list[dict[str, Any]]]:
+    finetune, table = inputs.finetunes[expert.task], inputs.base.table
+    low_rank: dict[str, LowRank] = {}
+    dense: dict[str, Tensor] = {}
+    rows: list[dict[str, Any]] = []
+    kept = total = 0.0
+    for done, (name, parameter) in enumerate(table.items()):
+        factors = finetune.low_rank(name)
+        if factors is not None:
+            low_rank[name] = factors
+            rows.append({"name": name, "rank": factors.rank, "kept": 1.0, "exact": True})
+        if isinstance(finetune, Adapter):
+            delta = finetune.dense(name, inputs.base)
+            if delta is not None and delta.any():
+                if factors is not None:
+                    raise InputError(
+                        f"{finetune.folder}: {name} is both adapted and replaced, which is not supported yet"
+                    )
+                dense[name] = delta
+        else:
+            delta = finetune.weight(name) - written.weight(name)
+            if not parameter.is_matrix:
+                if delta.any():
+                    dense[name] = delta
+            else:
+                part = truncate(parameter.to_map(delta), rank=exclusive.rank, energy=exclusive.energy)
+                if part.factors is not None:
+                    low_rank[name] = LowRank(part.factors.A.to(dtype), part.factors.B.to(dtype))
+                rank = part.factors.rank if part.factors else 0
+                rows.append({"name": name, "rank": rank, "kept": part.kept, "exact": False})
+                kept, total = kept + part.kept_energy, total + part.energy
+        progress(expert.task, done + 1, len(table))
+    size = write_expert(
+        folder / "experts" / expert.task,
+        table,
+        low_rank,
+        dense,
+        {"task": expert.task, "base_weights_sha256": inputs.base_sha256},
+    )
+    facts = ExpertFacts(
+        source=expert.checkpoint,
+        kind="adapter" if isinstance(finetune, Adapter) else "full",
+        bytes=size,
+        max_rank=max((factors.rank for factors in low_rank.values()), default=0),
+        kept=kept / total if total > 0 else 1.0,
+    )
+    return facts, rows
+
+
+def _first_adapter(inputs: Inputs) -> str | None:
+    return next((t for t, f in inputs.finetunes.items() if isinstance(f, Adapter)), None)

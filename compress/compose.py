@@ -1,0 +1,94 @@
+"""What a mixture means: weights of the experts' factors, or dense weights.
+
+With experts as deltas of the shared base, ``W(w) = W_s + sum_t w_t D_t``. With experts as deltas of
+the pretrained base and a linear merge ``W_s = W_0 + sum_t lambda_t D_t``, the same model is
+``W(w) = W_0 + sum_t g_t D_t`` with ``g_t = w_t + lambda_t (1 - sum_s w_s)``: exact for every
+mixture, without truncating anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from compress.bundle import Bundle
+from compress.errors import InputError
+from compress.lowrank import LowRank
+from compress.parameters import Parameter
+
+Mixture = Mapping[str, float]
+"""Task -> weight. The empty mixture is the null slot: the shared base."""
+
+
+def check_mixture(mixture: Mixture, tasks: Sequence[str]) -> None:
+    """Raises InputError for unknown tasks and for weights that are not finite numbers."""
+    for task, weight in mixture.items():
+        if task not in tasks:
+            raise InputError(f"mixture: unknown task {task!r}; known: {', '.join(tasks)}")
+        if isinstance(weight, bool) or not math.isfinite(weight):
+            raise InputError(f"mixture: weight of {task!r} must be a finite number, not {weight!r}")
+
+
+def factor_weights(
+    mixture: Mixture, tasks: Sequence[str], scalings: Mapping[str, float] | None
+) -> list[float]:
+    """g_t for every task, in the order of ``tasks``.
+
+    ``scalings`` are lambda_t where experts are deltas of the pretrained base, None where they are
+    deltas of the shared base. Raises InputError for a mixture that cannot be used.
+    """
+    check_mixture(mixture, tasks)
+    weights = [float(mixture.get(task, 0.0)) for task in tasks]
+    if scalings is None:
+        return weights
+    rest = 1.0 - math.fsum(weights)
+    return [w + scalings[task] * rest for w, task in zip(weights, tasks, strict=True)]
+
+
+def compose_weight(
+    weight: Tensor, parameter: Parameter, deltas: Iterable[tuple[float, LowRank | Tensor | None]]
+) -> Tensor:
+    """``weight + sum g D`` as a new tensor in ``weight``'s dtype; sums in float32 or wider.
+
+    A delta is factors (for matrices), a tensor shaped like the weight, or None.
+    """
+    precision = torch.promote_types(weight.dtype, torch.float32)
+    total = weight.to(precision, copy=True)
+    for g, delta in deltas:
+        if g == 0.0 or delta is None:
+            continue
+        if isinstance(delta, LowRank):
+            a, b = delta.A.to(total), delta.B.to(total)
+            parameter.to_map(total).addmm_(b, a, alpha=g * delta.scale)
+        else:
+            total.add_(delta.to(total), alpha=g)
+    return total.to(weight.dtype)
+
+
+@torch.no_grad()
+def load_composed(
+    bundle: Bundle,
+    weights: Sequence[float],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """A plain model with dense weights ``W_base + sum_t g_t D_t``; ``weights`` from factor_weights."""
+    model: Any = AutoModelForCausalLM.from_pretrained(bundle.base, dtype=dtype)
+    table = bundle.table()
+    experts = [
+        (g, bundle.expert(task, table)) for g, task in zip(weights, bundle.tasks, strict=True) if g != 0.0
+    ]
+    for name, tensor in model.named_parameters():
+        parameter = table[name]
+        deltas = (
+            (g, expert.low_rank(name) if parameter.is_matrix else expert.vector(name))
+            for g, expert in experts
+        )
+        tensor.copy_(compose_weight(tensor, parameter, deltas))
+    return model.to(device).eval()

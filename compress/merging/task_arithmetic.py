@@ -1,0 +1,44 @@
+"""Task arithmetic (Ilharco et al. 2023, arXiv:2212.04089): add scaled task vectors to the base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from compress.errors import InputError
+from compress.merging.method import MergeMethod
+
+
+class TaskArithmeticParameters(BaseModel):
+    """``scaling``: one lambda for all tasks, or one per task."""
+
+    model_config = ConfigDict(extra="forbid")
+    scaling: float | dict[str, float] = 0.3
+
+
+def coefficients(tasks: Sequence[str], parameters: TaskArithmeticParameters) -> dict[str, float]:
+    """lambda_t of every task. Raises InputError unless a per-task table names exactly the tasks."""
+    if not isinstance(parameters.scaling, dict):
+        return dict.fromkeys(tasks, parameters.scaling)
+    if set(parameters.scaling) != set(tasks):
+        wrong = sorted(set(parameters.scaling) ^ set(tasks))
+        raise InputError(f"shared.scaling: give one value for every task; differs in {', '.join(wrong)}")
+    return {task: parameters.scaling[task] for task in tasks}
+
+
+def merge(base: Tensor, task_vectors: Iterable[tuple[float, Tensor]]) -> Tensor:
+    """``base + sum lambda_t tau_t`` for one tensor; consumes the task vectors one at a time."""
+    merged = base.clone()
+    for scaling, task_vector in task_vectors:
+        merged.add_(task_vector, alpha=scaling)
+    return merged
+
+
+TASK_ARITHMETIC = MergeMethod(
+    name="task_arithmetic",
+    paper="https://arxiv.org/abs/2212.04089",
+    parameters=TaskArithmeticParameters,
+    coefficients=coefficients,
+)

@@ -1,0 +1,151 @@
+"""What to build: the YAML recipe, checked before any weight is read."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from compress.errors import InputError
+from compress.merging import METHODS
+
+RESERVED = {"static", "dynamic", "base"}
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ExpertRecipe(Strict):
+    """One fine-tune: a full checkpoint or a PEFT adapter (folder, .gguf file or hub id)."""
+
+    task: str
+    checkpoint: str
+
+    @model_validator(mode="after")
+    def _name(self) -> ExpertRecipe:
+        if self.task in RESERVED or not TASK_NAME.fullmatch(self.task):
+            raise ValueError(
+                f"task name {self.task!r} cannot be used: letters, digits, '_', '.', '-', "
+                f"and none of {', '.join(sorted(RESERVED))}"
+            )
+        return self
+
+
+class SharedRecipe(BaseModel):
+    """How the shared base is merged; further keys are the method's own parameters."""
+
+    model_config = ConfigDict(extra="allow")
+    method: str = "task_arithmetic"
+
+    def coefficients(self, tasks: list[str]) -> dict[str, float]:
+        """lambda_t of every task."""
+        method = METHODS[self.method]
+        return method.coefficients(tasks, method.parameters(**(self.model_extra or {})))
+
+    @model_validator(mode="after")
+    def _parameters(self) -> SharedRecipe:
+        if self.method not in METHODS:
+            raise ValueError(f"method {self.method!r} is unknown; known: {', '.join(METHODS)}")
+        METHODS[self.method].parameters(**(self.model_extra or {}))
+        return self
+
+
+class ExclusiveRecipe(Strict):
+    """How far exclusive deltas of full checkpoints are truncated: at a rank or at a kept energy.
+
+    ``reference`` is the model that experts are deltas of. ``auto``: the pretrained base as soon as
+    one input is an adapter (whose factors are then carried exactly), else the one with the smaller
+    measured truncation error. Adapters are never truncated.
+    """
+
+    rank: int | None = Field(None, ge=0)
+    energy: float | None = Field(None, gt=0, le=1)
+    reference: Literal["auto", "shared", "pretrained"] = "auto"
+
+    @model_validator(mode="after")
+    def _one(self) -> ExclusiveRecipe:
+        if (self.rank is None) == (self.energy is None):
+            raise ValueError("give either rank or energy")
+        return self
+
+
+class OutputRecipe(Strict):
+    """How tensors are stored; adapters' own factors keep their dtype."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class Recipe(Strict):
+    """The whole recipe. ``router`` is checked by the router package, which owns its settings."""
+
+    base: str
+    experts: list[ExpertRecipe] = Field(min_length=1)
+    shared: SharedRecipe = SharedRecipe()
+    exclusive: ExclusiveRecipe = ExclusiveRecipe(rank=16, energy=None)
+    router: dict[str, Any] | None = None
+    output: OutputRecipe = OutputRecipe()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Recipe:
+        tasks = self.tasks
+        for task in tasks:
+            if tasks.count(task) > 1:
+                raise ValueError(f"task {task!r} is given twice")
+        return self
+
+    @property
+    def tasks(self) -> list[str]:
+        return [expert.task for expert in self.experts]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file. Raises InputError: one sentence that names file and key."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the recipe cannot be read: {error}") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {validation_sentence(error, Recipe)}") from error
+
+
+def validation_sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a pydantic error as one sentence; unknown keys name the nearest known key."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key, known = str(first["loc"][-1]), _keys_at(model, first["loc"][:-1])
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {where!r}; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    current: Any = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = current.model_fields[part].annotation if part in current.model_fields else None
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        models = [a for a in inner if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not models:
+            return []
+        current = models[0]
+    return list(current.model_fields)

@@ -1,0 +1,45 @@
+"""Which model experts are deltas of: the shared base or the pretrained one, by measurement."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from compress.adapters import Adapter
+from compress.checkpoints import Checkpoint
+from compress.lowrank import truncate
+from compress.merging.task_arithmetic import merge
+from compress.recipe import ExclusiveRecipe
+
+SAMPLE = 8
+
+
+def choose_reference(
+    base: Checkpoint,
+    finetunes: dict[str, Checkpoint | Adapter],
+    coefficients: dict[str, float],
+    exclusive: ExclusiveRecipe,
+) -> Literal["shared", "pretrained"]:
+    """The reference with the smaller loss on a sample of matrices.
+
+    With an adapter among the inputs it is the pretrained base, over which adapters are exact. For
+    full checkpoints only, both references are truncated on up to eight matrices spread over the
+    model: at a given rank the squared error decides, at a given energy the rank that it needs.
+    """
+    full = {task: f for task, f in finetunes.items() if isinstance(f, Checkpoint)}
+    if len(full) < len(finetunes):
+        return "pretrained"
+    matrices = [p for p in base.table.values() if p.is_matrix and not p.tied_head]
+    step = max(1, len(matrices) // SAMPLE)
+    cost = {"shared": 0.0, "pretrained": 0.0}
+    for parameter in matrices[step // 2 :: step]:
+        weight = base.weight(parameter.name)
+        vectors = {task: f.weight(parameter.name) - weight for task, f in full.items()}
+        shift = merge(weight.new_zeros(weight.shape), ((coefficients[t], v) for t, v in vectors.items()))
+        for vector in vectors.values():
+            for reference, delta in (("shared", vector - shift), ("pretrained", vector)):
+                part = truncate(parameter.to_map(delta), rank=exclusive.rank, energy=exclusive.energy)
+                if exclusive.energy is not None:
+                    cost[reference] += part.factors.rank if part.factors else 0
+                else:
+                    cost[reference] += part.energy - part.kept_energy
+    return "shared" if cost["shared"] <= cost["pretrained"] else "pretrained"

@@ -1,0 +1,139 @@
+"""Safetensors files, read one tensor at a time and written shard by shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from compress.errors import InputError
+
+SHARD_BYTES = 2 * 1024**3
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class TensorFiles:
+    """The tensors of one folder: name -> the file that holds it. No file stays open between reads,
+    so that memory stays at one tensor and not at the pages of every checkpoint."""
+
+    folder: Path
+    files: dict[str, Path]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+
+    def read(self, name: str) -> Tensor:
+        """One tensor in its stored dtype.
+
+        Raises InputError when the file has become unreadable or the tensor holds NaN or infinity.
+        """
+        path = self.files[name]
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensor = file.get_tensor(name).clone()
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: tensor {name} cannot be read: {error}") from error
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(
+                f"{path}: tensor {name} holds NaN or infinite values; repair or retrain the checkpoint"
+            )
+        return tensor
+
+
+def open_tensors(folder: Path, stem: str = "model") -> TensorFiles:
+    """The safetensors of ``folder``: ``<stem>.safetensors``, or the shards its index names.
+
+    Raises InputError for a missing, truncated or foreign file, and for pickle-only folders.
+    """
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    if index.is_file():
+        paths = _shards(index)
+    elif single.is_file():
+        paths = [single]
+    else:
+        raise InputError(_nothing_found(folder, single.name))
+    files: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    part = file.get_slice(name)
+                    files[name] = path
+                    shapes[name] = tuple(part.get_shape())
+                    dtypes[name] = part.get_dtype()
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{path}: not a complete safetensors file ({error}); download or copy it again"
+            ) from error
+    return TensorFiles(folder, files, shapes, dtypes)
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{index}: not a safetensors index; download or copy it again") from error
+    paths = [index.parent / Path(str(name)).name for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(
+                f"{index.parent}: shard {path.name} is named in the index but missing; copy it too"
+            )
+    return paths
+
+
+def _nothing_found(folder: Path, wanted: str) -> str:
+    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
+    if pickles:
+        return (
+            f"{folder}: weights exist only as a pickle ({pickles[0]}), which is never opened because it "
+            'can run code; convert it where you trust it: python -c "from transformers import '
+            "AutoModelForCausalLM as M; M.from_pretrained('IN').save_pretrained('OUT')\""
+        )
+    return f"{folder}: no {wanted} found; point to a folder saved with save_pretrained"
+
+
+def write_sharded(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES) -> int:
+    """Write ``model.safetensors``, or numbered shards and an index when it is larger than
+    ``shard_bytes``; holds one shard in memory. Returns the bytes of all tensors."""
+    shards: list[list[str]] = []
+    pending: dict[str, Tensor] = {}
+    total = size = 0
+
+    def flush() -> None:
+        nonlocal pending, size
+        save_file(pending, _part(folder, len(shards)), metadata={"format": "pt"})
+        shards.append(list(pending))
+        pending, size = {}, 0
+
+    for name, tensor in tensors:
+        if pending and size + tensor.nbytes > shard_bytes:
+            flush()
+        pending[name] = tensor.contiguous()
+        size += tensor.nbytes
+        total += tensor.nbytes
+    flush()
+    if len(shards) == 1:
+        _part(folder, 0).rename(folder / "model.safetensors")
+        return total
+    final = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    for i, name in enumerate(final):
+        _part(folder, i).rename(folder / name)
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {name: final[i] for i, shard in enumerate(shards) for name in shard},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return total
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:05d}.safetensors"

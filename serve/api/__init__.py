@@ -1,0 +1,1 @@
+"""The HTTP endpoint: OpenAI's wire format in front of an engine."""

@@ -1,0 +1,109 @@
+"""The engine's answers to one HTTP request, which may hold several prompts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from serve.api.surface import EngineSurface
+from serve.request import Event, GenerationRequest
+
+# Which prompt of the request, and what its answer got.
+Tagged = tuple[int, Event]
+
+
+@dataclass
+class Answer:
+    """A whole answer: its pieces of text, its length in tokens, and its last event."""
+
+    pieces: list[str] = field(default_factory=list)
+    tokens: int = 0
+    last: Event | None = None
+
+    def add(self, event: Event) -> None:
+        self.pieces.append(event.text)
+        self.tokens += len(event.token_ids)
+        self.last = event
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def end(self) -> Event:
+        """The event that ended the answer; an answer that was collected has one."""
+        if self.last is None:
+            raise RuntimeError("the answer has no events")
+        return self.last
+
+
+async def merged(
+    engine: EngineSurface, requests: Sequence[GenerationRequest]
+) -> AsyncGenerator[Tagged, None]:
+    """Events of all requests, answered at once, in the order in which they happen.
+
+    The first failure ends them all and is raised here. Closing this generator cancels what is
+    still running and returns when the engine has let go of it. Each engine iterator is driven and
+    closed by a task of its own, because a response is begun and finished in different tasks.
+    """
+    queue: asyncio.Queue[Tagged | BaseException | None] = asyncio.Queue()
+
+    async def pump(index: int, request: GenerationRequest) -> None:
+        try:
+            await _drain(engine.stream(request), index, queue)
+        except asyncio.CancelledError:
+            # Also when it is the engine that cancels: silence would leave the client waiting.
+            queue.put_nowait(RuntimeError("the engine dropped the request"))
+            raise
+        except Exception as error:
+            queue.put_nowait(error)
+        else:
+            queue.put_nowait(None)
+
+    tasks = [asyncio.create_task(pump(i, request)) for i, request in enumerate(requests)]
+    running = len(tasks)
+    try:
+        while running:
+            item = await queue.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def first(events: AsyncGenerator[Tagged, None]) -> Tagged:
+    """The next event; a coroutine, where ``anext`` gives a bare awaitable."""
+    return await anext(events)
+
+
+async def collect(engine: EngineSurface, requests: Sequence[GenerationRequest]) -> list[Answer]:
+    """Whole answers, one for each request."""
+    answers = [Answer() for _ in requests]
+    async for index, event in merged(engine, requests):
+        answers[index].add(event)
+    return answers
+
+
+async def _drain(
+    stream: AsyncIterator[Event],
+    index: int,
+    queue: asyncio.Queue[Tagged | BaseException | None],
+) -> None:
+    finished = False
+    try:
+        async for event in stream:
+            finished = event.finish_reason is not None
+            queue.put_nowait((index, event))
+    finally:
+        aclose = getattr(stream, "aclose", None)
+        if aclose is not None:
+            await aclose()
+    if not finished:
+        raise RuntimeError("the engine ended an answer without a finish reason")

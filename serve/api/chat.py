@@ -1,0 +1,97 @@
+"""POST /v1/chat/completions: conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from router.text import routing_text
+from serve.api.answers import Answer
+from serve.api.generation import Stamp, respond
+from serve.api.models import resolve
+from serve.api.parameters import check_stream_options, sampling_params
+from serve.api.prompts import chat_ids
+from serve.api.responses import (
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatMessage,
+    ChunkChoice,
+    Delta,
+    Usage,
+)
+from serve.api.schemas import ChatRequest
+from serve.api.surface import ReadyEngine
+from serve.request import Event, GenerationRequest
+
+routes = APIRouter()
+
+
+@routes.post("/v1/chat/completions", response_model=ChatCompletion)
+async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Response:
+    """Answer a conversation; by default until the model ends or the context is full."""
+    target = resolve(engine, body.model, body.mixture)
+    check_stream_options(body)
+    ids = chat_ids(engine.tokenizer, body.messages)
+    params = sampling_params(engine, body, len(ids), None, "messages")
+    text = routing_text([message.for_template() for message in body.messages])
+    request = GenerationRequest(ids, params, target, text)
+    return await respond(http, engine, body, [request], ChatForm(Stamp(body.model, "chatcmpl")))
+
+
+class ChatForm:
+    """Answers as OpenAI's ``chat.completion`` and ``chat.completion.chunk`` objects."""
+
+    def __init__(self, stamp: Stamp) -> None:
+        self.stamp = stamp
+
+    def whole(self, answers: Sequence[Answer], usage: Usage) -> ChatCompletion:
+        return ChatCompletion(
+            id=self.stamp.id,
+            object="chat.completion",
+            created=self.stamp.created,
+            model=self.stamp.model,
+            choices=[
+                ChatChoice(
+                    index=index,
+                    message=ChatMessage(role="assistant", content=answer.text, refusal=None),
+                    logprobs=None,
+                    finish_reason=answer.end.finish_reason,
+                    routing=answer.end.routing,
+                )
+                for index, answer in enumerate(answers)
+            ],
+            usage=usage,
+        )
+
+    def chunks(self, index: int, event: Event, *, first: bool) -> Iterable[ChatChunk]:
+        if first:
+            opening = self._choice(index, Delta(role="assistant", content=""))
+            opening.routing = event.routing
+            yield self._chunk([opening])
+        if event.text:
+            yield self._chunk([self._choice(index, Delta(content=event.text))])
+        if event.finish_reason:
+            closing = self._choice(index, Delta())
+            closing.finish_reason = event.finish_reason
+            closing.routing = event.routing
+            yield self._chunk([closing])
+
+    def usage_chunk(self, usage: Usage) -> ChatChunk:
+        chunk = self._chunk([])
+        chunk.usage = usage
+        return chunk
+
+    def _choice(self, index: int, delta: Delta) -> ChunkChoice:
+        return ChunkChoice(index=index, delta=delta, logprobs=None, finish_reason=None)
+
+    def _chunk(self, choices: list[ChunkChoice]) -> ChatChunk:
+        return ChatChunk(
+            id=self.stamp.id,
+            object="chat.completion.chunk",
+            created=self.stamp.created,
+            model=self.stamp.model,
+            choices=choices,
+        )

@@ -1,0 +1,123 @@
+"""Every error as OpenAI's clients expect it: ``{"error": {message, type, param, code}}``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from compress.errors import InputError
+from serve.api.disconnect import ClientGone
+from serve.api.validation import Refusal, refusal
+
+log = logging.getLogger(__name__)
+
+# Nobody reads this answer; the number is nginx's for "client closed the request".
+CLIENT_CLOSED_REQUEST = 499
+
+
+class ApiError(Exception):
+    """An answer other than 200.
+
+    message: one sentence for the client's developer. param: the field at fault. code: a word that
+    programs can compare.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = headers
+
+    @property
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The JSON object sent, in a response or in a stream."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {
+            "error": {
+                "message": _sendable(self.message),
+                "type": kind,
+                "param": None if self.param is None else _sendable(self.param),
+                "code": self.code,
+            }
+        }
+
+    def json_text(self) -> str:
+        return json.dumps(self.body)
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, status_code=self.status, headers=self.headers)
+
+
+def as_api_error(error: Exception, request_id: str) -> ApiError:
+    """What the client is told about ``error``.
+
+    Anything but bad input is our fault: it is logged under the request id with its traceback, and
+    the client gets no internals.
+    """
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, InputError):
+        return ApiError(400, str(error))
+    log.error("request %s failed", request_id, exc_info=error)
+    return ApiError(
+        500, f"The server failed on request {request_id}; its log says why.", code="internal_error"
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Turn the framework's own errors, and ours, into one shape."""
+
+    @app.exception_handler(ApiError)
+    async def on_api_error(_: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(InputError)
+    async def on_input_error(_: Request, error: InputError) -> Response:
+        return ApiError(400, str(error)).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
+        return refused(refusal(error.errors()[0])).response()
+
+    @app.exception_handler(ClientGone)
+    async def on_client_gone(_: Request, error: ClientGone) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        where = f"{request.method} {request.url.path}"
+        if error.status_code == 404:
+            message, code = f"There is no route {where}.", "unknown_url"
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            message, code = f"{where} is not allowed; use {allowed}.", "method_not_allowed"
+        else:
+            message, code = str(error.detail), None
+        return ApiError(error.status_code, message, code=code, headers=error.headers).response()
+
+
+def refused(why: Refusal) -> ApiError:
+    """A refused body as the error that is sent."""
+    return ApiError(400, why.message, param=why.param, code=why.code)
+
+
+def _sendable(text: str) -> str:
+    """``text`` without lone surrogates: JSON may carry them in, UTF-8 cannot carry them out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

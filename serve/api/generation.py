@@ -1,0 +1,83 @@
+"""From requests to an HTTP response, whole or streamed: the same walk for both routes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fastapi import Request
+from starlette.responses import Response
+
+from serve.api.answers import Answer, Tagged, collect, first, merged
+from serve.api.disconnect import until_disconnect
+from serve.api.headers import routing_headers
+from serve.api.responses import Sent, Usage
+from serve.api.schemas import Generation
+from serve.api.streaming import ChunkForm, EventStream, sse
+from serve.api.surface import EngineSurface
+from serve.request import GenerationRequest, Routing
+
+
+@dataclass
+class Stamp:
+    """What every object of one response repeats. created: seconds since 1970."""
+
+    model: str
+    prefix: str
+    id: str = field(init=False)
+    created: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+
+
+class Form(ChunkForm, Protocol):
+    """How one route writes answers."""
+
+    def whole(self, answers: Sequence[Answer], usage: Usage) -> Sent:
+        """The body of a response that is not streamed."""
+        ...
+
+
+async def respond(
+    http: Request,
+    engine: EngineSurface,
+    body: Generation,
+    requests: Sequence[GenerationRequest],
+    form: Form,
+) -> Response:
+    """The engine's answers to ``requests`` as a response.
+
+    Raises InputError for what the engine refuses, before anything is generated. A stream begins
+    with its first event, so that its status and headers tell what happened until then.
+    """
+    for request in requests:
+        engine.check(request)
+    prompt_tokens = sum(len(request.prompt) for request in requests)
+    if not body.stream:
+        answers = await until_disconnect(http.receive, collect(engine, requests))
+        usage = Usage.of(prompt_tokens, sum(answer.tokens for answer in answers))
+        headers = _headers(requests, answers[0].end.routing)
+        return form.whole(answers, usage).response(headers)
+
+    events = merged(engine, requests)
+    opening: Tagged = await until_disconnect(http.receive, first(events))
+    options = body.stream_options
+    lines = sse(
+        form,
+        opening,
+        events,
+        prompt_tokens=prompt_tokens,
+        include_usage=options is not None and bool(options.include_usage),
+        request_id=http.state.request_id,
+    )
+    return EventStream(lines, events, _headers(requests, opening[1].routing))
+
+
+def _headers(requests: Sequence[GenerationRequest], routing: Routing) -> dict[str, str]:
+    # Several prompts have several routings: those are in the choices only.
+    return routing_headers(routing) if len(requests) == 1 else {}

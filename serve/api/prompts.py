@@ -1,0 +1,84 @@
+"""Text and conversations as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+
+from serve.api.errors import ApiError
+from serve.api.schemas import Message
+
+
+def prompt_ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:
+    """One prompt as token ids, with the special tokens the model expects around plain text.
+
+    Raises ApiError 400 for a prompt without tokens or an id outside the vocabulary.
+    """
+    if isinstance(prompt, str):
+        ids: list[int] = tokenizer.encode(prompt) if prompt else []
+    else:
+        ids = prompt
+        check_ids(tokenizer, ids, "prompt")
+    if not ids:
+        raise ApiError(
+            400, "The prompt is empty; send at least one token.", param="prompt",
+            code="invalid_value",
+        )
+    return ids
+
+
+def prompt_text(tokenizer: Any, prompt: str | list[int]) -> str:
+    """One prompt as the plain text that the router reads."""
+    if isinstance(prompt, str):
+        return prompt
+    text: str = tokenizer.decode(prompt, skip_special_tokens=True)
+    return text
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """A conversation as token ids, up to where the assistant's answer begins.
+
+    Raises ApiError 400 without messages, without a chat template, or with messages that the
+    template refuses.
+    """
+    if not messages:
+        raise ApiError(
+            400, "'messages' is empty; send at least one.", param="messages", code="invalid_value"
+        )
+    if tokenizer.chat_template is None:
+        raise ApiError(
+            400,
+            "This model has no chat template; send plain text to /v1/completions instead.",
+            param="messages",
+            code="no_chat_template",
+        )
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(
+            [message.for_template() for message in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+    except jinja2.TemplateError as error:
+        raise ApiError(
+            400,
+            f"The model's chat template refuses these messages: {error}.",
+            param="messages",
+            code="invalid_value",
+        ) from error
+    return ids
+
+
+def check_ids(tokenizer: Any, ids: Sequence[int], param: str) -> None:
+    """Raise ApiError 400 when a token id does not exist."""
+    size = len(tokenizer)
+    for token in ids:
+        if not 0 <= token < size:
+            raise ApiError(
+                400,
+                f"'{param}' holds the token id {token}; ids of this model are 0 to {size - 1}.",
+                param=param,
+                code="invalid_value",
+            )

@@ -1,0 +1,56 @@
+"""POST /v1/route: what the router thinks, without an answer."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from router.text import routing_text
+from serve.api.disconnect import until_disconnect
+from serve.api.errors import ApiError
+from serve.api.responses import RouteScore, RouteScores
+from serve.api.schemas import RouteRequest
+from serve.api.surface import ReadyEngine
+
+routes = APIRouter()
+
+
+@routes.post("/v1/route", response_model=RouteScores)
+async def route(body: RouteRequest, http: Request, engine: ReadyEngine) -> Response:
+    """Probabilities and mixture for each text of ``input``, or for one conversation."""
+    texts = _texts(body)
+    found = await until_disconnect(http.receive, engine.route(texts))
+    return RouteScores(
+        object="list",
+        data=[
+            RouteScore(
+                index=index,
+                probabilities=one.probabilities,
+                mixture=one.mixture,
+                confidence=one.confidence,
+                known=one.known,
+            )
+            for index, one in enumerate(found)
+        ],
+    ).response()
+
+
+def _texts(body: RouteRequest) -> list[str]:
+    if (body.input is None) == (body.messages is None):
+        raise ApiError(
+            400,
+            "Send either 'input' or 'messages'.",
+            param="input",
+            code="missing_required_parameter" if body.input is None else "invalid_value",
+        )
+    if body.messages is None:
+        return [routing_text(text) for text in body.input or []]
+    text = routing_text([message.for_template() for message in body.messages])
+    if not text:
+        raise ApiError(
+            400,
+            "'messages' holds no text of a user; that is what is routed.",
+            param="messages",
+            code="invalid_value",
+        )
+    return [text]

@@ -1,0 +1,118 @@
+"""Keys and values of all running requests, one slot a request, over an unmodified decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from compress.errors import InputError
+
+ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+
+
+class SlotCache(Cache):
+    """A cache of ``slots`` rows of up to ``length`` positions, each row at a position of its own.
+
+    Running requests fill rows 0..b-1 without gaps, so that a decode step reads plain views. Before
+    a forward pass ``aim`` says which rows and positions its tokens belong to.
+    """
+
+    def __init__(self, config: PretrainedConfig, slots: int, length: int) -> None:
+        self.slots, self.length = slots, length
+        self.rows = slice(0, 0)
+        self.positions = torch.empty(0, 0, dtype=torch.long)
+        self.visible = 0
+        super().__init__(layers=[_SlotLayer(self) for _ in range(config.num_hidden_layers)])
+
+    def aim(self, rows: slice, positions: Tensor) -> None:
+        """The next forward pass holds tokens of ``rows`` at ``positions`` [rows, tokens]."""
+        self.rows, self.positions = rows, positions
+        self.visible = int(positions.max()) + 1
+
+    def mask(self, dtype: torch.dtype, additive: bool) -> Tensor:
+        """Causal mask [rows, 1, tokens, visible] for what was aimed at: boolean, or additive for
+        attention implementations that add it to the scores."""
+        columns = torch.arange(self.visible, device=self.positions.device)
+        seen = (columns <= self.positions[..., None])[:, None]
+        if not additive:
+            return seen
+        return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+
+    def move(self, source: int, target: int) -> None:
+        """Copy one row over another, to close the gap that a finished request leaves."""
+        for layer in self.layers:
+            layer.keys[target] = layer.keys[source]
+            layer.values[target] = layer.values[source]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held (zero before the first forward pass)."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers if layer.is_initialized)
+
+
+class _SlotLayer(CacheLayerMixin):
+    is_sliding = False
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        def empty(like: Tensor) -> Tensor:
+            shape = (self.cache.slots, like.shape[1], self.cache.length, like.shape[3])
+            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+        self.keys, self.values = empty(key_states), empty(value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store keys and values [rows, heads, tokens, width]; return all visible ones as views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        cache = self.cache
+        index = torch.arange(cache.rows.start, cache.rows.stop, device=key_states.device)[:, None]
+        self.keys[index, :, cache.positions] = key_states.transpose(1, 2)
+        self.values[index, :, cache.positions] = value_states.transpose(1, 2)
+        rows = cache.rows
+        return self.keys[rows, :, : cache.visible], self.values[rows, :, : cache.visible]
+
+    # The decoder gets an explicit mask, so these only have to exist.
+    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        return self.cache.visible, 0
+
+    def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return self.cache.length
+
+    get_max_cache_shape = get_max_length
+
+
+def context_length(config: PretrainedConfig, wanted: int | None, default: int = 4096) -> int:
+    """How many positions a request may use, or InputError for caches that slots cannot hold.
+
+    Inside its window, sliding attention sees everything, so a sliding-window model is served
+    exactly up to the window and no further.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if unsupported := kinds - ATTENTION_KINDS:
+        raise InputError(
+            f"model type {config.model_type!r} has {', '.join(sorted(unsupported))} layers, whose state "
+            "the cache cannot hold yet; only decoders with full or sliding attention can be served"
+        )
+    limit = int(getattr(config, "max_position_embeddings", None) or default)
+    window = getattr(config, "sliding_window", None)
+    if window and ("sliding_attention" in kinds or getattr(config, "layer_types", None) is None):
+        limit = min(limit, int(window))
+    if wanted is None:
+        return min(limit, default)
+    if wanted > limit:
+        raise InputError(f"max_model_len {wanted} is more than this model's {limit} positions")
+    return wanted
