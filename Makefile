@@ -23,6 +23,8 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 QUICKSTART_ARGS ?=
 PYTEST_ARGS ?=
 
+# Two installs at once would break the venv.
+.NOTPARALLEL:
 .PHONY: help quickstart test lint clean
 .DEFAULT_GOAL := help
 
@@ -55,7 +57,7 @@ $(VENV)/.created:
 # what it needs, which the next step takes from the configured index.
 $(TORCH_STAMP)$(TORCH): $(VENV)/.created
 	@rm -f $(VENV)/.torch-* $(VENV)/.installed $(VENV)/.installed-dev
-	index=; \
+	@index=; \
 	if [ $(TORCH) = cpu ]; then \
 	  if $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(CPU_INDEX)/torch/", timeout=5)' 2>/dev/null; \
 	  then index='--index-url $(CPU_INDEX)'; \

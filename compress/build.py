@@ -64,7 +64,7 @@ def build(
         facts[expert.task], rows = _write_one(
             expert, inputs, written, recipe.exclusive, folder, dtype, progress
         )
-        report["experts"][expert.task] = {"matrices": rows, **facts[expert.task].model_dump()}
+        report["experts"][expert.task] = {**facts[expert.task].model_dump(), **rows}
     if reference == "pretrained":
         (folder / "shared").mkdir()
         shared = {"method": recipe.shared.method, "factor_weights": inputs.coefficients}
@@ -172,7 +172,7 @@ def _write_one(
     folder: Path,
     dtype: torch.dtype,
     progress: Progress,
-) -> tuple[ExpertFacts, list[dict[str, Any]]]:
+) -> tuple[ExpertFacts, dict[str, Any]]:
     finetune, table = inputs.finetunes[expert.task], inputs.base.table
     low_rank: dict[str, LowRank] = {}
     dense: dict[str, Tensor] = {}
@@ -218,7 +218,21 @@ def _write_one(
         max_rank=max((factors.rank for factors in low_rank.values()), default=0),
         kept=kept / total if total > 0 else 1.0,
     )
-    return facts, rows
+    beside = [*dense, *(name for name in low_rank if table[name].tied_head)]
+    share = _energy_share(beside, low_rank, dense)
+    return facts, {"beside_adapter": {"parameters": beside, "energy": share}, "matrices": rows}
+
+
+def _energy_share(names: list[str], low_rank: dict[str, LowRank], dense: dict[str, Tensor]) -> float:
+    """How much of the expert's energy PEFT alone would miss, because it stands beside the adapter."""
+    if not names:
+        return 0.0
+    energies = {name: float(delta.double().square().sum()) for name, delta in dense.items()}
+    for name, factors in low_rank.items():
+        # ||B A||^2 without forming the product: trace(B^T B A A^T).
+        a, b = factors.A.double(), factors.B.double()
+        energies[name] = factors.scale**2 * float(((b.T @ b) * (a @ a.T)).sum())
+    return sum(energies[name] for name in names) / (sum(energies.values()) or 1.0)
 
 
 def _first_adapter(inputs: Inputs) -> str | None:

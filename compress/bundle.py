@@ -174,6 +174,9 @@ def seal(folder: Path, manifest: Manifest) -> None:
     manifest = manifest.model_copy(
         update={"files": {name: _sha256(folder / name) for name in _listing(folder)}}
     )
+    for path in folder.rglob("*"):
+        # safetensors writes files for their owner only; a server often runs as somebody else.
+        path.chmod(0o755 if path.is_dir() else 0o644)
     (folder / MANIFEST).unlink(missing_ok=True)
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
 

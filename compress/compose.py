@@ -25,13 +25,20 @@ Mixture = Mapping[str, float]
 """Task -> weight. The empty mixture is the null slot: the shared base."""
 
 
+# Far beyond any use, and far below where sums of weighted deltas overflow.
+LARGEST_WEIGHT = 100.0
+
+
 def check_mixture(mixture: Mixture, tasks: Sequence[str]) -> None:
-    """Raises InputError for unknown tasks and for weights that are not finite numbers."""
+    """Raises InputError for unknown tasks and for weights that are no numbers or absurdly large."""
     for task, weight in mixture.items():
         if task not in tasks:
             raise InputError(f"mixture: unknown task {task!r}; known: {', '.join(tasks)}")
-        if isinstance(weight, bool) or not math.isfinite(weight):
-            raise InputError(f"mixture: weight of {task!r} must be a finite number, not {weight!r}")
+        if isinstance(weight, bool) or not math.isfinite(weight) or abs(weight) > LARGEST_WEIGHT:
+            raise InputError(
+                f"mixture: weight of {task!r} must be a number between -{LARGEST_WEIGHT:g} and "
+                f"{LARGEST_WEIGHT:g}, not {weight!r}"
+            )
 
 
 def factor_weights(

@@ -17,7 +17,7 @@ from compress.errors import InputError
 Progress = Callable[[int, int], None]
 
 
-class _Captured(Exception):  # noqa: N818 - not an error: it ends a forward that has done enough
+class _Captured(Exception):
     """Carries the hidden state out of a forward that need not run any further."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
@@ -47,8 +47,7 @@ class HiddenStateFeatures:
             return max(1, round(total / 3))
         if not 1 <= self.layer <= total:
             raise InputError(
-                f"router layer {self.layer} does not exist in this model: "
-                f"choose one from 1 to {total}"
+                f"router layer {self.layer} does not exist in this model: choose one from 1 to {total}"
             )
         return self.layer
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from compress.bundle import Bundle
 from compress.compose import check_mixture, factor_weights
 from compress.errors import InputError
-from router import Route, Router
+from router import Route, Router, routing_tokens
 from serve import sampler
 from serve.detokenizer import Detokenizer
 from serve.job import Answer, EngineError, Job, Sink, collect
@@ -25,7 +25,8 @@ from serve.kvcache import SlotCache, context_length
 from serve.mixture import MixtureModel
 from serve.planner import Planner, Weights
 from serve.request import Event, GenerationRequest, Routing
-from serve.scheduler import Scheduler, Sequence as Slot
+from serve.scheduler import Scheduler
+from serve.scheduler import Sequence as Slot
 from serve.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,11 @@ class Engine:
         """
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
-        job = self._submit(request, lambda e: loop.call_soon_threadsafe(events.put_nowait, e) and None)
+
+        def listen(event: Event | BaseException) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        job = self._submit(request, listen)
         try:
             while True:
                 event = await events.get()
@@ -174,11 +179,14 @@ class Engine:
     def _submit_route(self, texts: list[str]) -> Future[list[Route]]:
         if self.router is None:
             raise InputError(f"bundle {self.name} has no router; train one with twinserve train-router")
+        ids = [self._routing_ids(text) for text in texts]
         future: Future[list[Route]] = Future()
 
         def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return  # the client left before its turn
             try:
-                future.set_result(self._routes(texts))
+                future.set_result(self._routes(ids))
             except Exception as error:
                 future.set_exception(error)
 
@@ -190,8 +198,16 @@ class Engine:
         params = request.params
         detokenizer = Detokenizer(self.tokenizer, params.stop)
         job = Job(request, sink, detokenizer, sampler.generator(params))
+        if request.target.kind == "dynamic":
+            job.routed = self._routing_ids(request.routing_text)
         self._put(lambda: self._unrouted.append(job))
         return job
+
+    def _routing_ids(self, text: str) -> list[int]:
+        ids = routing_tokens(self.tokenizer, text)
+        if not ids:
+            raise InputError("there is no text to route; give some, or name a mixture or an expert")
+        return ids
 
     def _put(self, command: Callable[[], None]) -> None:
         if not self.ready:
@@ -201,17 +217,23 @@ class Engine:
     # From here on: the engine's thread.
 
     def _loop(self) -> None:
-        with torch.inference_mode():
-            while self._running:
-                idle = self.scheduler.idle and not self._unrouted
-                self._receive(block=idle)
-                try:
-                    self._step()
-                except Exception:
-                    log.exception("engine step failed")
-                    self._fail_all("the engine failed on this batch; send the request again")
-        self._receive(block=False)
-        self._fail_all("the engine was stopped")
+        try:
+            with torch.inference_mode():
+                while self._running:
+                    self._turn()
+            self._receive(block=False)
+        finally:
+            self._running = False
+            self._fail_all("the engine was stopped")
+
+    def _turn(self) -> None:
+        try:
+            self._receive(block=self.scheduler.idle and not self._unrouted)
+            self._step()
+        except Exception:
+            # Which row is to blame cannot be known, so all that ran together are told to try again.
+            log.exception("engine step failed")
+            self._fail_all("the engine failed on this batch; send the request again")
 
     def _receive(self, block: bool) -> None:
         while True:
@@ -234,7 +256,7 @@ class Engine:
     def _assign(self) -> None:
         jobs, self._unrouted = self._unrouted, []
         dynamic = [job for job in jobs if job.request.target.kind == "dynamic"]
-        routes = iter(self._routes([job.request.routing_text for job in dynamic]))
+        routes = iter(self._routes([job.routed for job in dynamic]))
         for job in jobs:
             route = next(routes) if job.request.target.kind == "dynamic" else None
             job.routing = self._routing(job.request, route)
@@ -242,11 +264,10 @@ class Engine:
             job.slot = Slot(job)
             self.scheduler.add(job.slot)
 
-    def _routes(self, texts: list[str]) -> list[Route]:
-        if not texts:
+    def _routes(self, ids: list[list[int]]) -> list[Route]:
+        if not ids:
             return []
         assert self.router is not None
-        ids = [self.router.encode(self.tokenizer, text) for text in texts]
         with self.planner.apply([self.shared], sum(map(len, ids))):
             return self.router.route(self.mixture.model, ids)
 

@@ -22,12 +22,16 @@ class EngineError(RuntimeError):
 
 @dataclass(eq=False)
 class Job:
-    """One request on its way: what was asked, and how far the answer is."""
+    """One request on its way: what was asked, and how far the answer is.
+
+    ``routed`` are the token ids that the router reads; ``weights`` are g of compress.compose.
+    """
 
     request: GenerationRequest
     sink: Sink
     detokenizer: Detokenizer
     generator: torch.Generator | None
+    routed: list[int] = field(default_factory=list)
     routing: Routing | None = None
     weights: Weights = ()
     tokens: list[int] = field(default_factory=list)
@@ -50,11 +54,10 @@ class Answer:
     finish_reason: str
 
 
-def collect(
-    events: queue.SimpleQueue[Event | BaseException], progress: Callable[[], None] | None
-) -> Answer:
+def collect(events: queue.SimpleQueue[Event | BaseException], progress: Callable[[], None] | None) -> Answer:
     """Gather the events of one request. Raises what the engine reports."""
-    text, tokens = "", []
+    text = ""
+    tokens: list[int] = []
     while True:
         event = events.get()
         if isinstance(event, BaseException):

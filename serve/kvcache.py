@@ -26,7 +26,8 @@ class SlotCache(Cache):
         self.rows = slice(0, 0)
         self.positions = torch.empty(0, 0, dtype=torch.long)
         self.visible = 0
-        super().__init__(layers=[_SlotLayer(self) for _ in range(config.num_hidden_layers)])
+        self._stores = [_SlotLayer(self) for _ in range(config.num_hidden_layers)]
+        super().__init__(layers=list(self._stores))
 
     def aim(self, rows: slice, positions: Tensor) -> None:
         """The next forward pass holds tokens of ``rows`` at ``positions`` [rows, tokens]."""
@@ -44,18 +45,21 @@ class SlotCache(Cache):
 
     def move(self, source: int, target: int) -> None:
         """Copy one row over another, to close the gap that a finished request leaves."""
-        for layer in self.layers:
+        for layer in self._stores:
             layer.keys[target] = layer.keys[source]
             layer.values[target] = layer.values[source]
 
     @property
     def nbytes(self) -> int:
         """Bytes held (zero before the first forward pass)."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers if layer.is_initialized)
+        held = [layer for layer in self._stores if layer.is_initialized]
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in held)
 
 
 class _SlotLayer(CacheLayerMixin):
     is_sliding = False
+    keys: Any
+    values: Any
 
     def __init__(self, cache: SlotCache) -> None:
         super().__init__()

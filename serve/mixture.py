@@ -177,8 +177,8 @@ class MixtureModel:
     @classmethod
     def load(cls, bundle: Bundle, *, device: str = "cpu", dtype: torch.dtype) -> MixtureModel:
         """Load base/ and attach every expert, in ``dtype`` on ``device``."""
-        model: Any = AutoModelForCausalLM.from_pretrained(bundle.base, dtype=dtype).to(device)
-        mixture = cls(model, bundle.tasks)
+        model: Any = AutoModelForCausalLM.from_pretrained(bundle.base, dtype=dtype)
+        mixture = cls(model.to(device), bundle.tasks)
         table = bundle.table()
         experts = [bundle.expert(task, table) for task in bundle.tasks]
         vectors: dict[str, dict[str, Tensor]] = {}
@@ -230,8 +230,7 @@ class MixtureModel:
         composed: dict[str, Tensor] = {}
         for name, (parameter, part) in self._parts.items():
             deltas = [
-                (weight, part.part(k) if isinstance(part, Stack) else part[k])
-                for k, weight in enumerate(g)
+                (weight, part.part(k) if isinstance(part, Stack) else part[k]) for k, weight in enumerate(g)
             ]
             composed[name] = compose_weight(self.model.get_parameter(name).data, parameter, deltas)
         return composed

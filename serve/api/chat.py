@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from router.text import routing_text
 from serve.api.answers import Answer
 from serve.api.generation import Stamp, respond
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
-from serve.api.prompts import chat_ids
+from serve.api.prompts import chat_ids, chat_text, check_routable
 from serve.api.responses import (
     ChatChoice,
     ChatChunk,
@@ -36,7 +35,8 @@ async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Respons
     check_stream_options(body)
     ids = chat_ids(engine.tokenizer, body.messages)
     params = sampling_params(engine, body, len(ids), None, "messages")
-    text = routing_text([message.for_template() for message in body.messages])
+    text = chat_text(body.messages)
+    check_routable(target, text, "messages")
     request = GenerationRequest(ids, params, target, text)
     return await respond(http, engine, body, [request], ChatForm(Stamp(body.model, "chatcmpl")))
 

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from router.text import routing_text
 from serve.api.answers import Answer
 from serve.api.generation import Stamp, respond
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
-from serve.api.prompts import prompt_ids, prompt_text
+from serve.api.prompts import check_routable, prompt_ids, prompt_text
 from serve.api.responses import Completion, CompletionChoice, Usage
 from serve.api.schemas import CompletionRequest
 from serve.api.surface import ReadyEngine
@@ -33,7 +32,8 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
     for prompt in body.prompt:
         ids = prompt_ids(engine.tokenizer, prompt)
         params = sampling_params(engine, body, len(ids), DEFAULT_MAX_TOKENS, "prompt")
-        text = routing_text(prompt_text(engine.tokenizer, prompt))
+        text = prompt_text(engine.tokenizer, prompt)
+        check_routable(target, text, "prompt")
         requests.append(GenerationRequest(ids, params, target, text))
     return await respond(http, engine, body, requests, CompletionForm(Stamp(body.model, "cmpl")))
 

@@ -14,12 +14,14 @@ from starlette.responses import Response
 
 from compress.errors import InputError
 from serve.api.disconnect import ClientGone
-from serve.api.validation import Refusal, refusal
+from serve.api.validation import refusal
+from serve.job import EngineError
 
 log = logging.getLogger(__name__)
 
 # Nobody reads this answer; the number is nginx's for "client closed the request".
 CLIENT_CLOSED_REQUEST = 499
+RETRY_SOON = {"Retry-After": "1"}
 
 
 class ApiError(Exception):
@@ -68,13 +70,16 @@ class ApiError(Exception):
 def as_api_error(error: Exception, request_id: str) -> ApiError:
     """What the client is told about ``error``.
 
-    Anything but bad input is our fault: it is logged under the request id with its traceback, and
-    the client gets no internals.
+    Bad input is a 400. What the engine could not finish is a 503, which clients send again. The
+    rest is our fault: it is logged under the request id, and the client gets no internals.
     """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, InputError):
         return ApiError(400, str(error))
+    if isinstance(error, EngineError):
+        log.warning("request %s: %s", request_id, error)
+        return ApiError(503, str(error), code="engine_failed", headers=RETRY_SOON)
     log.error("request %s failed", request_id, exc_info=error)
     return ApiError(
         500, f"The server failed on request {request_id}; its log says why.", code="internal_error"
@@ -82,19 +87,18 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
 
 
 def install(app: FastAPI) -> None:
-    """Turn the framework's own errors, and ours, into one shape."""
+    """Turn the framework's own errors, and ours, into one shape; RequestIds handles the rest."""
 
-    @app.exception_handler(ApiError)
-    async def on_api_error(_: Request, error: ApiError) -> Response:
-        return error.response()
+    async def on_known_error(request: Request, error: Exception) -> Response:
+        return as_api_error(error, request.state.request_id).response()
 
-    @app.exception_handler(InputError)
-    async def on_input_error(_: Request, error: InputError) -> Response:
-        return ApiError(400, str(error)).response()
+    for kind in (ApiError, InputError, EngineError):
+        app.add_exception_handler(kind, on_known_error)
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
-        return refused(refusal(error.errors()[0])).response()
+        why = refusal(error.errors()[0])
+        return ApiError(400, why.message, param=why.param, code=why.code).response()
 
     @app.exception_handler(ClientGone)
     async def on_client_gone(_: Request, error: ClientGone) -> Response:
@@ -108,14 +112,12 @@ def install(app: FastAPI) -> None:
         elif error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
             message, code = f"{where} is not allowed; use {allowed}.", "method_not_allowed"
+        elif error.status_code == 400:
+            # All that the framework says of a body that breaks its JSON parser.
+            message, code = "The body is not JSON: it is not UTF-8, or is nested too deeply.", None
         else:
-            message, code = str(error.detail), None
+            message, code = f"{error.detail}.", None
         return ApiError(error.status_code, message, code=code, headers=error.headers).response()
-
-
-def refused(why: Refusal) -> ApiError:
-    """A refused body as the error that is sent."""
-    return ApiError(400, why.message, param=why.param, code=why.code)
 
 
 def _sendable(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 from fastapi import Request
 from starlette.responses import Response
 
-from serve.api.answers import Answer, Tagged, collect, first, merged
+from serve.api.answers import Answer, collect, first, merged
 from serve.api.disconnect import until_disconnect
 from serve.api.headers import routing_headers
 from serve.api.responses import Sent, Usage
@@ -65,7 +65,12 @@ async def respond(
         return form.whole(answers, usage).response(headers)
 
     events = merged(engine, requests)
-    opening: Tagged = await until_disconnect(http.receive, first(events))
+    try:
+        opening = await until_disconnect(http.receive, first(events))
+    except BaseException:
+        # The first event may have come just as the client left: then nothing has closed them yet.
+        await events.aclose()
+        raise
     options = body.stream_options
     lines = sse(
         form,

@@ -28,9 +28,7 @@ def model_ids(engine: EngineSurface) -> dict[str, Target]:
     return ids | {f"{name}:{task}": Target("task", task=task) for task in engine.tasks}
 
 
-def resolve(
-    engine: EngineSurface, model: str, mixture: Mapping[str, float] | None = None
-) -> Target:
+def resolve(engine: EngineSurface, model: str, mixture: Mapping[str, float] | None = None) -> Target:
     """The weights that a request names.
 
     Raises ApiError 404 for an unknown model, and 400 for a mixture of unknown tasks or one given

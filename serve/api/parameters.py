@@ -43,9 +43,7 @@ def check_stream_options(body: Generation) -> None:
         )
 
 
-def _max_tokens(
-    limit: int, body: Generation, prompt_tokens: int, default: int | None, where: str
-) -> int:
+def _max_tokens(limit: int, body: Generation, prompt_tokens: int, default: int | None, where: str) -> int:
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise ApiError(

@@ -7,8 +7,10 @@ from typing import Any
 
 import jinja2
 
+from router.text import routing_text
 from serve.api.errors import ApiError
 from serve.api.schemas import Message
+from serve.request import Target
 
 
 def prompt_ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:
@@ -23,7 +25,9 @@ def prompt_ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:
         check_ids(tokenizer, ids, "prompt")
     if not ids:
         raise ApiError(
-            400, "The prompt is empty; send at least one token.", param="prompt",
+            400,
+            "The prompt is empty; send at least one token.",
+            param="prompt",
             code="invalid_value",
         )
     return ids
@@ -32,9 +36,26 @@ def prompt_ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:
 def prompt_text(tokenizer: Any, prompt: str | list[int]) -> str:
     """One prompt as the plain text that the router reads."""
     if isinstance(prompt, str):
-        return prompt
-    text: str = tokenizer.decode(prompt, skip_special_tokens=True)
-    return text
+        return routing_text(prompt)
+    return routing_text(tokenizer.decode(prompt, skip_special_tokens=True))
+
+
+def chat_text(messages: Sequence[Message]) -> str:
+    """A conversation as the plain text that the router reads: the user's turns, or else all."""
+    text = routing_text([message.for_template() for message in messages])
+    return text or "\n".join(message.content for message in messages)
+
+
+def check_routable(target: Target, text: str, param: str) -> None:
+    """Raise ApiError 400 when the router is to choose and has nothing to go by."""
+    if target.kind == "dynamic" and not text:
+        raise ApiError(
+            400,
+            f"'{param}' holds no text to route; send some, or name the weights with 'mixture' or"
+            " a model id other than the dynamic one.",
+            param=param,
+            code="invalid_value",
+        )
 
 
 def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -44,9 +65,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     template refuses.
     """
     if not messages:
-        raise ApiError(
-            400, "'messages' is empty; send at least one.", param="messages", code="invalid_value"
-        )
+        raise ApiError(400, "'messages' is empty; send at least one.", param="messages", code="invalid_value")
     if tokenizer.chat_template is None:
         raise ApiError(
             400,

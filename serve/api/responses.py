@@ -69,7 +69,7 @@ class ChatChoice(Sent):
     index: int
     message: ChatMessage
     logprobs: None
-    finish_reason: FinishReason
+    finish_reason: FinishReason | None
     routing: Routing
 
 

@@ -53,8 +53,7 @@ def _prompts(value: Any) -> Any:
         all(isinstance(one, str) for one in prompts) or all(_is_ids(one) for one in prompts)
     ):
         raise ValueError(
-            "it must be a string, a list of strings, a list of token ids or a list of lists of"
-            " token ids"
+            "it must be a string, a list of strings, a list of token ids or a list of lists of token ids"
         )
     if len(prompts) > MAX_PROMPTS:
         raise ValueError(f"it may hold up to {MAX_PROMPTS} prompts, not {len(prompts)}")
@@ -78,7 +77,7 @@ def _texts(value: Any) -> Any:
 
 
 def _content(value: Any) -> Any:
-    """The text of a message: content parts are joined by newlines, as vLLM does."""
+    """The text of a message; parts are joined as the router joins them."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -87,13 +86,11 @@ def _content(value: Any) -> Any:
     for index, part in enumerate(value):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
-            raise ValueError(
-                f"part {index} is of type {kind!r}, and only 'text' parts are supported yet"
-            )
+            raise ValueError(f"part {index} is of type {kind!r}, and only 'text' parts are supported yet")
         if set(part) != {"type", "text"} or not isinstance(part["text"], str):
             raise ValueError(f"part {index} must be {{'type': 'text', 'text': a string}}")
         texts.append(part["text"])
-    return "\n".join(texts)
+    return "".join(texts)
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
@@ -133,7 +130,7 @@ class Generation(Body):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
     stop: Annotated[list[Text] | None, BeforeValidator(_stop, str | list[str] | None)] = None
     stop_token_ids: list[TokenId] | None = None

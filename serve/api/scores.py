@@ -8,9 +8,11 @@ from starlette.responses import Response
 from router.text import routing_text
 from serve.api.disconnect import until_disconnect
 from serve.api.errors import ApiError
+from serve.api.prompts import chat_text, check_routable
 from serve.api.responses import RouteScore, RouteScores
 from serve.api.schemas import RouteRequest
 from serve.api.surface import ReadyEngine
+from serve.request import Target
 
 routes = APIRouter()
 
@@ -45,12 +47,6 @@ def _texts(body: RouteRequest) -> list[str]:
         )
     if body.messages is None:
         return [routing_text(text) for text in body.input or []]
-    text = routing_text([message.for_template() for message in body.messages])
-    if not text:
-        raise ApiError(
-            400,
-            "'messages' holds no text of a user; that is what is routed.",
-            param="messages",
-            code="invalid_value",
-        )
+    text = chat_text(body.messages)
+    check_routable(Target("dynamic"), text, "messages")
     return [text]

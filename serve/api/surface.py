@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
-from serve.api.errors import ApiError
+from serve.api.errors import RETRY_SOON, ApiError
 from serve.request import Event, GenerationRequest
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ async def ready_engine(request: Request) -> EngineSurface:
             503,
             "The model is loading or shutting down; try again in a moment.",
             code="not_ready",
-            headers={"Retry-After": "1"},
+            headers=RETRY_SOON,
         )
     return engine
 

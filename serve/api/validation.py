@@ -9,6 +9,8 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 SEND_AN_OBJECT = "Send a JSON object as the body, with the header Content-Type: application/json."
+# pydantic's own words for these name Python classes.
+OBJECT_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,7 @@ def refusal(error: Mapping[str, Any]) -> Refusal:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "json_invalid":
         position = error["loc"][-1]
-        return Refusal(
-            f"The body is not valid JSON: {context['error']} at character {position}.", None, None
-        )
+        return Refusal(f"The body is not valid JSON: {context['error']} at character {position}.", None, None)
     path = list(error["loc"][1:])
     if kind == "field":
         param = _dotted([*path, context["path"]])
@@ -48,7 +48,7 @@ def refusal(error: Mapping[str, Any]) -> Refusal:
         return Refusal(f"The field '{param}' is missing.", param, "missing_required_parameter")
     if kind == "value_error":
         return Refusal(f"Invalid '{param}': {context['error']}.", param, "invalid_value")
-    said = error["msg"]
+    said = "It must be an object" if kind in OBJECT_EXPECTED else error["msg"]
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
     return Refusal(f"Invalid '{param}': {said[0].lower()}{said[1:]}.", param, code)
 

@@ -18,9 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    result = subprocess.run(
-        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True
-    )
+    result = subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -77,9 +75,7 @@ def test_wheel_metadata_carries_licence_and_command(wheel: Path) -> None:
     assert "twinserve = serve.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
 
 
-def test_installed_command_shows_its_help_outside_the_repository(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_installed_command_shows_its_help_outside_the_repository(installed: Path, tmp_path: Path) -> None:
     output = run(installed / "bin" / "twinserve", "--help", cwd=tmp_path, PYTHONPATH=str(installed))
     assert "serve" in output
 

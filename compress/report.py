@@ -1,0 +1,36 @@
+"""What a build kept and lost: report.json for programs, report.html for people."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, select_autoescape
+
+from compress.bundle import Manifest
+
+
+def write_report(folder: Path, manifest: Manifest, report: dict[str, Any]) -> None:
+    """Write report.json and report.html into a bundle folder; ``report`` from compress.build, with
+    the router's own report under ``router`` once it is trained."""
+    for name in ("report.json", "report.html"):
+        # The folder may hold hard links into another bundle: replace, never write into.
+        (folder / name).unlink(missing_ok=True)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    environment = Environment(autoescape=select_autoescape(default=True, default_for_string=True))
+    template = environment.from_string(
+        files("compress").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    )
+    page = template.render(
+        manifest=manifest,
+        report=report,
+        base_bytes=2 * manifest.base.parameters,
+        worst={task: _worst(facts["matrices"]) for task, facts in report["experts"].items()},
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _worst(matrices: list[dict[str, Any]], count: int = 10) -> list[dict[str, Any]]:
+    return sorted((row for row in matrices if not row["exact"]), key=lambda row: row["kept"])[:count]

@@ -1,0 +1,1 @@
+"""Online stage: the engine that serves a bundle, its HTTP API and its command line."""

@@ -1,0 +1,57 @@
+"""The command line: ``twinserve``. Bad usage exits 2, a failure 1 with one sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from compress.errors import InputError
+from serve.commands import ask, build, evaluate, inspect, run
+
+app = typer.Typer(
+    name="twinserve",
+    help="One endpoint that behaves like many fine-tuned models for about the memory of one.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    build.build,
+    build.compress,
+    build.train_router,
+    inspect.inspect,
+    evaluate.evaluate,
+    run.serve,
+    ask.generate,
+    ask.route,
+):
+    app.command(name=command.__name__.replace("_", "-").replace("evaluate", "eval"))(command)
+
+
+def main() -> None:
+    """Run the command line; anything a user can mend is told in one sentence."""
+    # Loading bars of libraries would tear the tables and progress bars apart.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.basicConfig(level=os.environ.get("TWINSERVE_LOG", "WARNING"), format="%(levelname)s %(message)s")
+    errors = Console(stderr=True)
+    try:
+        app()
+    except InputError as error:
+        errors.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("interrupted; nothing was changed", style="bold red")
+        sys.exit(130)
+    except OSError as error:
+        errors.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _plain(error: BaseException) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

@@ -1,0 +1,1 @@
+"""The commands, a file for each concern; heavy libraries are imported when a command runs."""

@@ -1,0 +1,176 @@
+"""One bundle against its base, its static merge and its own fine-tunes on the same prompts."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from compress.adapters import is_adapter
+from compress.bundle import Bundle
+from compress.checkpoints import Checkpoint
+from compress.compose import load_composed
+from compress.errors import InputError
+from compress.sources import resolve
+from serve.engine import Engine
+from serve.evaluate import Item, Scores, score
+from serve.mixture import MixtureModel
+from serve.request import Target
+from serve.settings import EngineSettings
+
+ARMS = ("base", "static", "dynamic", "oracle", "own")
+SCALINGS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+Data = Mapping[str, Sequence[Item]]
+# (what runs, number of prompts) -> a callback for every finished prompt
+Progress = Callable[[str, int], Callable[[], None]]
+
+
+@dataclass
+class Comparison:
+    """Scores by arm. ``storage`` is every byte an arm needs, over the base's parameters x 2 bytes;
+    ``sweep`` holds the static arm's average on development prompts by scaling."""
+
+    tasks: list[str]
+    prompts: dict[str, int]
+    scores: dict[str, Scores] = field(default_factory=dict)
+    storage: dict[str, float] = field(default_factory=dict)
+    static_scaling: float | None = None
+    sweep: dict[float, float] = field(default_factory=dict)
+
+
+def compare(
+    path: Path,
+    data: Data,
+    settings: EngineSettings,
+    progress: Progress,
+    *,
+    references: Mapping[str, str] | None = None,
+    dev: Data | None = None,
+) -> Comparison:
+    """Run all arms on ``data``. With ``dev`` the static arm's scaling is the best one there.
+
+    ``references``: task -> its own fine-tune; by default where the recipe found it. Raises
+    InputError when the base or a fine-tune cannot be had or is another one than was built from.
+    """
+    bundle = Bundle.open(path)
+    tasks = bundle.tasks
+    wanted = {task: bundle.manifest.experts[task].source for task in tasks} | dict(references or {})
+    folders = {task: resolve(source) for task, source in wanted.items()}
+    base = _verified_base(bundle)
+    result = Comparison(tasks, {task: len(items) for task, items in data.items()})
+    result.storage = _storage(bundle)
+    count = sum(result.prompts.values())
+    if dev is not None:
+        result.static_scaling, result.sweep = tune_static(bundle, dev, settings, progress)
+
+    with _plain(_load(base, settings), base, settings) as engine:
+        result.scores["base"] = score(engine, data, _static, progress("base", count))
+    engine = Engine.open(path, settings)
+    try:
+        if result.static_scaling is None:
+            result.scores["static"] = score(engine, data, _static, progress("static", count))
+        for arm, target in (("dynamic", _dynamic), ("oracle", _oracle)):
+            result.scores[arm] = score(engine, data, target, progress(arm, count))
+    finally:
+        engine.stop()
+    if result.static_scaling is not None:
+        model = _scaled(bundle, result.static_scaling, settings)
+        with _plain(model, bundle.base, settings) as engine:
+            result.scores["static"] = score(engine, data, _static, progress("static", count))
+    own = Scores()
+    for task, folder in folders.items():
+        with _plain(_finetune(folder, base, settings), base, settings) as engine:
+            part = {task: data[task]}
+            own.hits |= score(engine, part, _static, progress(f"own: {task}", len(data[task]))).hits
+    result.scores["own"] = own
+    return result
+
+
+def tune_static(
+    bundle: Bundle, dev: Data, settings: EngineSettings, progress: Progress
+) -> tuple[float, dict[float, float]]:
+    """The scaling of task arithmetic with the best average on development prompts, and the sweep.
+
+    Raises InputError where the experts are deltas of the shared base: another scaling is then not
+    within reach without the checkpoints.
+    """
+    if bundle.scalings is None:
+        raise InputError(
+            f"{bundle.path}: its experts are deltas of the shared base, so the static scaling cannot be "
+            "tuned afterwards; build once per scaling and compare, or build with exclusive.reference: "
+            "pretrained"
+        )
+    count = sum(len(items) for items in dev.values())
+    sweep = {}
+    for scaling in SCALINGS:
+        with _plain(_scaled(bundle, scaling, settings), bundle.base, settings) as engine:
+            sweep[scaling] = score(engine, dev, _static, progress(f"tuning {scaling}", count)).average
+    return max(sweep, key=lambda scaling: sweep[scaling]), sweep
+
+
+def _scaled(bundle: Bundle, scaling: float, settings: EngineSettings) -> Any:
+    weights = [scaling] * len(bundle.tasks)
+    return load_composed(bundle, weights, device=settings.torch_device(), dtype=settings.torch_dtype())
+
+
+def _static(_: str) -> Target:
+    return Target("static")
+
+
+def _dynamic(_: str) -> Target:
+    return Target("dynamic")
+
+
+def _oracle(task: str) -> Target:
+    return Target("task", task=task)
+
+
+def _storage(bundle: Bundle) -> dict[str, float]:
+    sizes, base = bundle.bytes(), 2 * bundle.manifest.base.parameters
+    dynamic = (sizes["base"] + sizes["experts"] + sizes["router"]) / base
+    one = sizes["base"] / base
+    oracle = dynamic - sizes["router"] / base
+    own = one * len(bundle.tasks)
+    return {"base": one, "static": one, "dynamic": dynamic, "oracle": oracle, "own": own}
+
+
+def _verified_base(bundle: Bundle) -> Path:
+    facts = bundle.manifest.base
+    folder = resolve(facts.source)
+    if Checkpoint.open(folder).sha256() != facts.sha256:
+        raise InputError(
+            f"{facts.source}: its weights are not the ones that {bundle.path} was built from "
+            f"(sha256 {facts.sha256[:16]}…); evaluate where the same base is at hand"
+        )
+    return folder
+
+
+def _load(folder: Path, settings: EngineSettings) -> Any:
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=settings.torch_dtype())
+    return model.to(settings.torch_device())
+
+
+def _finetune(folder: Path, base: Path, settings: EngineSettings) -> Any:
+    """A fine-tune as its owner would serve it: loaded by transformers, an adapter merged by PEFT."""
+    if not is_adapter(folder):
+        return _load(folder, settings)
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(_load(base, settings), folder).merge_and_unload()
+
+
+@contextmanager
+def _plain(model: Any, tokenizer_folder: Path, settings: EngineSettings) -> Iterator[Engine]:
+    engine = Engine(MixtureModel(model), AutoTokenizer.from_pretrained(tokenizer_folder), settings)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+        del engine
+        gc.collect()

@@ -1,0 +1,168 @@
+"""A bundle is whole or not there: tampering, interrupted writing, foreign folders."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import compress.experts
+from compress.bundle import Bundle, edit, read_manifest
+from compress.errors import InputError
+from tests.bundles import build_bundle
+
+
+@pytest.fixture
+def copy(zoo, tmp_path):
+    z = zoo("full", "llama")
+    shutil.copytree(z.bundle.path, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def recipe_of(zoo):
+    return zoo("full", "llama").bundle.path.parent / "recipe.yaml"
+
+
+def visible(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_layout_is_the_documented_one(zoo):
+    bundle = zoo("adapter", "llama").bundle
+    files = set(bundle.manifest.files)
+    assert {
+        "base/config.json",
+        "base/model.safetensors",
+        "base/tokenizer.json",
+        "base/chat_template.jinja",
+    } <= files
+    assert {
+        "shared/shared.json",
+        "experts/t0/adapter_config.json",
+        "experts/t0/adapter_model.safetensors",
+    } <= files
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in files)
+    content = json.loads((bundle.path / "bundle.json").read_text())
+    assert content["schema_version"] == 1
+    assert content["recipe"]["shared"] == {"method": "task_arithmetic", "scaling": 0.3}
+    assert {"torch", "transformers", "peft"} <= set(content["versions"])
+    assert len(content["base"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    "name", ["base/model.safetensors", "experts/t1/adapter_model.safetensors", "base/config.json"]
+)
+def test_a_changed_byte_is_named_with_both_hashes(copy, name):
+    path = copy / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} has sha256 [0-9a-f]{{16}}…, the manifest says"):
+        Bundle.open(copy)
+
+
+def test_a_missing_file_is_named(copy):
+    (copy / "experts" / "t2" / "adapter_config.json").unlink()
+    with pytest.raises(InputError, match=r"experts/t2/adapter_config\.json is missing"):
+        Bundle.open(copy)
+
+
+def test_a_file_that_the_manifest_does_not_know_is_refused(copy):
+    (copy / "base" / "modeling.py").write_text("print('hello')")
+    with pytest.raises(InputError, match=r"base/modeling\.py is not in the manifest"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 1}', '{"schema_version": 99}'])
+def test_broken_or_foreign_manifests(copy, content):
+    (copy / "bundle.json").write_text(content)
+    with pytest.raises(InputError, match=r"bundle\.json"):
+        Bundle.open(copy)
+
+
+def test_not_a_bundle(tmp_path):
+    with pytest.raises(InputError, match="not a bundle"):
+        Bundle.open(tmp_path)
+
+
+def test_an_existing_folder_that_is_no_bundle_is_not_overwritten(zoo, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
+    with pytest.raises(InputError, match="exists and is not a bundle"):
+        build_bundle(recipe_of(zoo), tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter1.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("existing", [False, True])
+def test_an_interrupted_build_leaves_nothing_and_loses_nothing(zoo, tmp_path, monkeypatch, error, existing):
+    target = tmp_path / "out" / "bundle"
+    if existing:
+        shutil.copytree(zoo("adapter", "llama").bundle.path, target)
+    calls = []
+
+    def fail_at_the_second_expert(*_, **__):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        return original(*_, **__)
+
+    original = compress.experts.save_file
+    monkeypatch.setattr(compress.experts, "save_file", fail_at_the_second_expert)
+    with pytest.raises(type(error)):
+        build_bundle(recipe_of(zoo), target)
+    assert visible(target.parent) == (["bundle"] if existing else [])
+    if existing:
+        assert Bundle.open(target).manifest == zoo("adapter", "llama").bundle.manifest
+
+
+def test_a_killed_build_is_never_visible_and_swept_by_the_next(zoo, tmp_path):
+    target = tmp_path / "bundle"
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from compress.staging import staged\n"
+        "with staged(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'half').write_text('a half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not target.exists() and len(visible(tmp_path)) == 1
+    build_bundle(recipe_of(zoo), target)
+    assert visible(tmp_path) == ["bundle"]
+
+
+def test_killed_between_the_two_renames_the_old_bundle_comes_back(zoo, copy):
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    retired = copy.with_name(f".bundle.retired-{int(dead.stdout)}")
+    os.rename(copy, retired)
+    with pytest.raises(RuntimeError), compress.bundle.create(copy):
+        raise RuntimeError("this build fails too")
+    assert Bundle.open(copy).tasks == ["t0", "t1", "t2"]
+
+
+def test_edit_swaps_in_a_new_version_and_leaves_the_old_files_alone(copy):
+    before = read_manifest(copy)
+    inode = (copy / "base" / "model.safetensors").stat().st_ino
+    with edit(copy) as folder:
+        (folder / "router").mkdir()
+        (folder / "router" / "router.json").write_text("{}")
+    after = Bundle.open(copy).manifest
+    assert set(after.files) - set(before.files) == {"router/router.json"}
+    assert (copy / "base" / "model.safetensors").stat().st_ino == inode, "weights are linked, not copied"
+
+
+def test_a_failed_edit_changes_nothing(copy):
+    with pytest.raises(RuntimeError), edit(copy) as folder:
+        (folder / "new").write_text("x")
+        raise RuntimeError
+    assert "new" not in read_manifest(copy).files
+    Bundle.open(copy)

@@ -1,0 +1,55 @@
+"""Task arithmetic against mergekit on the same tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from compress.errors import InputError
+from compress.merging import METHODS
+from compress.merging.task_arithmetic import merge
+
+
+def tensors(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "layers.0.weight": torch.randn(17, 9, generator=generator),
+        "norm.weight": torch.randn(9, generator=generator),
+    }
+
+
+def ours(base, tuned, scalings):
+    return {
+        name: merge(weight, [(s, t[name] - weight) for s, t in zip(scalings, tuned, strict=True)])
+        for name, weight in base.items()
+    }
+
+
+@pytest.mark.parametrize("scalings", [(0.3, 0.3, 0.3), (0.1, 0.7, 1.2), (0.0, 1.0, -0.5)])
+def test_equals_mergekit(scalings):
+    from mergekit.merge_methods import merge_state_dicts
+
+    base, tuned = tensors(0), [tensors(i) for i in (1, 2, 3)]
+    theirs = merge_state_dicts(
+        {"base": base} | {f"t{i}": t for i, t in enumerate(tuned)},
+        "task_arithmetic",
+        base="base",
+        parameters={"weight": {f"t{i}": s for i, s in enumerate(scalings)}, "normalize": False},
+    )
+    for name, merged in ours(base, tuned, scalings).items():
+        torch.testing.assert_close(merged, theirs[name], rtol=1e-6, atol=1e-6)
+
+
+def test_the_base_is_not_changed_in_place():
+    base = tensors(0)["norm.weight"]
+    kept = base.clone()
+    merge(base, [(1.0, torch.ones(9))])
+    assert torch.equal(base, kept)
+
+
+def test_scaling_per_task_must_name_every_task():
+    method = METHODS["task_arithmetic"]
+    parameters = method.parameters(scaling={"a": 0.2, "c": 0.1})
+    with pytest.raises(InputError, match=r"shared\.scaling.*b, c"):
+        method.coefficients(["a", "b"], parameters)
+    assert method.coefficients(["a", "c"], parameters) == {"a": 0.2, "c": 0.1}

@@ -1,0 +1,274 @@
+"""Bad requests: a 400 or 404 in OpenAI's shape that names the field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serve.stub_engine import StubEngine, ask, chat, complete
+
+MISSING = object()
+
+
+def error_of(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert error["message"].endswith((".", "?"))
+    assert response.headers["x-request-id"]
+    return error
+
+
+def post(path: str, **fields: Any) -> httpx.Response:
+    base: dict[str, Any] = {"model": "twin"}
+    if path.endswith("chat/completions"):
+        base["messages"] = [{"role": "user", "content": "hi"}]
+    else:
+        base["prompt"] = "hi"
+    body = {name: value for name, value in (base | fields).items() if value is not MISSING}
+    engine = StubEngine()
+    response = ask(engine, path, body)
+    assert engine.requests == []
+    return response
+
+
+BOTH = ["/v1/completions", "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("path", BOTH)
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("model", MISSING, "missing"),
+        ("model", 3, "string"),
+        ("model", None, "string"),
+        ("max_tokens", 0, "greater"),
+        ("max_tokens", -1, "greater"),
+        ("max_tokens", "16", "integer"),
+        ("max_tokens", 1.5, "integer"),
+        ("max_tokens", True, "integer"),
+        ("max_completion_tokens", 0, "greater"),
+        ("temperature", -0.1, "greater"),
+        ("temperature", 2.1, "less"),
+        ("temperature", "hot", "number"),
+        ("top_p", -0.1, "greater"),
+        ("top_p", 1.01, "less"),
+        ("seed", 1.5, "integer"),
+        ("seed", 2**63, "less"),
+        ("stop", "", "none of them empty"),
+        ("stop", ["a", ""], "none of them empty"),
+        ("stop", ["a", 1], "list of strings"),
+        ("stop", list("abcde"), "up to 4"),
+        ("stop", "\ud800", "surrogate"),
+        ("stop_token_ids", "5", "list"),
+        ("stop_token_ids", [1000], "0 to 256"),
+        ("ignore_eos", "yes", "boolean"),
+        ("stream", 1, "boolean"),
+        ("stream_options", {"include_usage": True}, "stream"),
+        ("mixture", [], "must be an object"),
+        ("mixture", {"cooking": 1.0}, "'sorting', 'sentiment'"),
+        ("n", 2, "not supported yet"),
+        ("n", True, "not supported yet"),
+        ("logprobs", True, "not supported yet"),
+        ("logprobs", 0, "not supported yet"),
+        ("presence_penalty", 0.5, "not supported yet"),
+        ("frequency_penalty", -1, "not supported yet"),
+        ("logit_bias", {"50": 1}, "not supported yet"),
+        ("max_token", 5, "Did you mean 'max_tokens'?"),
+        ("guided_grammar_of_mine", 5, "Unknown field"),
+        ("{}", 5, "Unknown field '{}'"),
+    ],
+)
+def test_fields_of_both_routes(path: str, field: str, value: Any, words: str) -> None:
+    error = error_of(post(path, **{field: value}))
+    assert error["param"] is not None and error["param"].startswith(field)
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize("path", BOTH)
+def test_nested_fields_are_named_in_full(path: str) -> None:
+    error = error_of(post(path, stream=True, stream_options={"include_usage": 1}))
+    assert error["param"] == "stream_options.include_usage"
+    error = error_of(post(path, stream=True, stream_options={"continuous": True}))
+    assert error["param"] == "stream_options.continuous"
+    assert error_of(post(path, mixture={"sorting": "1"}))["param"] == "mixture.sorting"
+    assert error_of(post(path, mixture={"sorting": True}))["param"] == "mixture.sorting"
+    assert error_of(post(path, stop_token_ids=[-1]))["param"] == "stop_token_ids[0]"
+
+
+@pytest.mark.parametrize("path", BOTH)
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_must_be_finite(path: str, number: str) -> None:
+    given = '"prompt": "a"' if path == "/v1/completions" else '"messages": []'
+    for field in ('"temperature": %s', '"top_p": %s', '"mixture": {"sorting": %s}'):
+        body = '{"model": "twin", ' + given + ", " + field % number + "}"
+        response = ask(StubEngine(), path, content=body, headers={"content-type": "application/json"})
+        assert "finite" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("path", BOTH)
+@pytest.mark.parametrize("model", ["gpt-4o", "twin:cooking", "twin:", "sorting", "", "\ud800"])
+def test_unknown_models_are_404_and_name_the_known(path: str, model: str) -> None:
+    error = error_of(post(path, model=model), 404)
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    for known in ("'twin'", "'twin:dynamic'", "'twin:static'", "'twin:sorting'", "'twin:sentiment'"):
+        assert known in error["message"]
+
+
+@pytest.mark.parametrize("path", BOTH)
+@pytest.mark.parametrize("model", ["twin:static", "twin:sorting"])
+def test_mixture_needs_a_dynamic_model(path: str, model: str) -> None:
+    error = error_of(post(path, model=model, mixture={"sorting": 1.0}))
+    assert error["param"] == "mixture"
+    assert "'twin:dynamic'" in error["message"]
+
+
+def test_two_different_limits_are_one_too_many() -> None:
+    assert error_of(complete(StubEngine(), max_tokens=1, max_completion_tokens=2))["param"] == "max_tokens"
+    assert complete(StubEngine(), max_tokens=2, max_completion_tokens=2).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (MISSING, "missing"),
+        (None, "must be a string"),
+        (5, "must be a string"),
+        ({"text": "a"}, "must be a string"),
+        ("", "empty"),
+        ([], "empty"),
+        ([[]], "empty"),
+        ([""], "empty"),
+        (["a", ""], "empty"),
+        ([[1], []], "empty"),
+        (["a", 1], "must be a string"),
+        (["a", [1]], "must be a string"),
+        ([1, True], "must be a string"),
+        ([1, 2.5], "must be a string"),
+        ([[1, "a"]], "must be a string"),
+        ([-1], "-1"),
+        ([257], "0 to 256"),
+        ([10**30], "0 to 256"),
+        (["a"] * 2049, "up to 2048"),
+        ("\ud800", "surrogate"),
+    ],
+)
+def test_prompts(prompt: Any, words: str) -> None:
+    error = error_of(post("/v1/completions", prompt=prompt))
+    assert error["param"].startswith("prompt")
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("best_of", 2), ("echo", True), ("suffix", "end"), ("logprobs", 5)],
+)
+def test_fields_of_completions_that_are_not_supported(field: str, value: Any) -> None:
+    error = error_of(complete(StubEngine(), **{field: value}))
+    assert (error["param"], error["code"]) == (field, "unsupported_value")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("response_format", {"type": "json_object"}),
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("top_logprobs", 3),
+        ("functions", [{"name": "f"}]),
+        ("modalities", ["text", "audio"]),
+        ("reasoning_effort", "high"),
+    ],
+)
+def test_fields_of_chat_that_are_not_supported(field: str, value: Any) -> None:
+    error = error_of(chat(StubEngine(), **{field: value}))
+    assert (error["param"], error["code"]) == (field, "unsupported_value")
+    assert "not supported yet" in error["message"]
+
+
+USER = {"role": "user", "content": "hi"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "param", "words"),
+    [
+        (MISSING, "messages", "missing"),
+        ([], "messages", "empty"),
+        ("hi", "messages", "list"),
+        (["hi"], "messages[0]", "must be an object"),
+        ([{"role": "user"}], "messages[0].content", "missing"),
+        ([{"content": "hi"}], "messages[0].role", "missing"),
+        ([USER, {"role": "tool", "content": "hi"}], "messages[1].role", "'user'"),
+        ([{"role": "user", "content": None}], "messages[0].content", "string or a list"),
+        ([{"role": "user", "content": [IMAGE]}], "messages[0].content", "'image_url'"),
+        ([{"role": "user", "content": ["hi"]}], "messages[0].content", "part 0"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content", "part 0"),
+        ([{"role": "user", "content": "\ud800"}], "messages[0].content", "surrogate"),
+        ([USER | {"colour": 1}], "messages[0].colour", "Unknown"),
+        ([USER | {"tool_calls": [{}]}], "messages[0].tool_calls", "not supported yet"),
+        ([USER | {"tool_call_id": "a"}], "messages[0].tool_call_id", "not supported yet"),
+        ([{"role": "assistant", "content": "hi"}], "messages", "a user must begin"),
+        ([{"role": "user", "content": ""}], "messages", "no text to route"),
+    ],
+)
+def test_messages(messages: Any, param: str, words: str) -> None:
+    error = error_of(post("/v1/chat/completions", messages=messages))
+    assert error["param"] == param
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_a_too_long_answer_names_the_largest_that_fits(field: str) -> None:
+    error = error_of(complete(StubEngine(), "a" * 150, **{field: 51}))
+    assert (error["param"], error["code"]) == (field, "context_length_exceeded")
+    for number in ("150", "51", "200", "50"):
+        assert number in error["message"].replace("'", " ").replace(".", " ").split()
+
+
+@pytest.mark.parametrize("length", [200, 500])
+def test_a_too_long_prompt_names_the_longest_that_fits(length: int) -> None:
+    error = error_of(complete(StubEngine(), "a" * length))
+    assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
+    assert str(length) in error["message"] and "199" in error["message"]
+    error = error_of(chat(StubEngine(), "a" * length))
+    assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")
+
+
+def test_one_bad_prompt_refuses_the_request() -> None:
+    engine = StubEngine()
+    error_of(complete(engine, ["a", "b" * 200]))
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("path", [*BOTH, "/v1/route"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not valid JSON"),
+        ('{"model": "twin",}', "not valid JSON"),
+        ("", "JSON object"),
+        ("[]", "JSON object"),
+        ('"twin"', "JSON object"),
+        ("null", "JSON object"),
+        ("3", "JSON object"),
+        (b"\xff\xfe{", "not UTF-8"),
+        ("[" * 100_000, "too deeply"),
+    ],
+)
+def test_bodies_that_are_no_json_object(path: str, content: str | bytes, words: str) -> None:
+    headers = {"content-type": "application/json"}
+    error = error_of(ask(StubEngine(), path, content=content, headers=headers))
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_must_say_that_it_is_json(kind: str | None) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    content = b'{"model": "twin", "prompt": "a"}'
+    error = error_of(ask(StubEngine(), "/v1/completions", content=content, headers=headers))
+    assert "Content-Type: application/json" in error["message"]
