@@ -2,7 +2,7 @@
 
 from router.policy import Policy
 from router.router import Route, Router
-from router.settings import RouterSettings
+from router.settings import RouterRecipe, RouterSettings
 from router.text import routing_text, routing_tokens
 from router.train import Prompt, read_prompts, train_router
 
@@ -11,6 +11,7 @@ __all__ = [
     "Prompt",
     "Route",
     "Router",
+    "RouterRecipe",
     "RouterSettings",
     "read_prompts",
     "routing_text",

@@ -35,3 +35,12 @@ class RouterSettings(BaseModel):
 
     def policy(self) -> Policy:
         return Policy(top_k=self.top_k, threshold=self.threshold)
+
+
+class RouterRecipe(RouterSettings):
+    """The router section of a recipe: the settings, and the JSONL file of prompts labelled by task."""
+
+    prompts: str
+
+    def settings(self) -> RouterSettings:
+        return RouterSettings(**self.model_dump(exclude={"prompts"}))

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from serve.request import SamplingParams
 
-
 # Below this the division by the temperature overflows, and the distribution is one token anyway.
 GREEDY_BELOW = 1e-5
 
@@ -32,8 +31,9 @@ def sample(
 ) -> list[int]:
     """One token for each row of ``logits`` [rows, vocabulary].
 
-    Temperature 0 (and what is as good as 0) is greedy. Otherwise one uniform number a row picks from the smallest set of most
-    likely tokens whose probability reaches ``top_p`` (Holtzman et al. 2020), by inverse transform.
+    Temperature 0 (and what is as good as 0) is greedy. Otherwise one uniform number a row picks from
+    the smallest set of most likely tokens whose probability reaches ``top_p`` (Holtzman et al. 2020),
+    by inverse transform.
     """
     tokens = logits.argmax(-1)
     rows = [i for i, p in enumerate(params) if p.temperature >= GREEDY_BELOW]

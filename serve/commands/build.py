@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from router import RouterSettings
     from router.train import Prompt
 
+Settings = TypeVar("Settings", bound="RouterSettings")
 Recipe_ = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What to build.")]
 Out = Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder of the new bundle.")]
 
@@ -57,10 +58,10 @@ def train_router(
     """
     from compress.bundle import edit, read_manifest
     from compress.report import write_report
-    from router import read_prompts
+    from router import RouterSettings, read_prompts
 
     options = {"layer": layer, "pooling": pooling, "top_k": top_k, "threshold": threshold, "seed": seed}
-    settings = _router_settings({key: value for key, value in options.items() if value is not None})
+    settings = _checked(RouterSettings, {key: value for key, value in options.items() if value is not None})
     labelled = read_prompts(prompts)
     with bars() as shown, edit(bundle) as folder:
         report = _report_of(folder)
@@ -105,32 +106,27 @@ def _opened(folder: Path) -> Bundle:
 
 def _router_inputs(recipe: Recipe, relative_to: Path) -> tuple[RouterSettings, list[Prompt]]:
     from compress.errors import InputError
-    from router import read_prompts
+    from router import RouterRecipe, read_prompts
 
-    options = dict(recipe.router or {})
-    source = options.pop("prompts", None)
-    if not isinstance(source, str):
-        raise InputError("router.prompts: name the JSONL file of prompts labelled by task")
-    settings = _router_settings(options)
-    path = Path(source)
+    section = _checked(RouterRecipe, recipe.router or {})
+    path = Path(section.prompts)
     prompts = read_prompts(path if path.exists() else relative_to / path)
     known = {prompt.task for prompt in prompts}
     if missing := [task for task in recipe.tasks if task not in known]:
         raise InputError(f"{path}: no prompts for task {missing[0]!r}; the router needs some of every task")
-    return settings, prompts
+    return section.settings(), prompts
 
 
-def _router_settings(options: dict[str, Any]) -> RouterSettings:
+def _checked(model: type[Settings], options: dict[str, Any]) -> Settings:
     from pydantic import ValidationError
 
     from compress.errors import InputError
     from compress.recipe import validation_sentence
-    from router import RouterSettings
 
     try:
-        return RouterSettings(**options)
+        return model(**options)
     except ValidationError as error:
-        raise InputError(f"router: {validation_sentence(error, RouterSettings)}") from error
+        raise InputError(f"router: {validation_sentence(error, model)}") from error
 
 
 def _train(bundle: Bundle, settings: RouterSettings, prompts: list[Prompt], shown: Bars) -> dict[str, Any]:

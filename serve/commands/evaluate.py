@@ -72,7 +72,7 @@ def print_comparison(bundle: Path, result: Comparison) -> None:
     from serve.evaluate import paired_interval
 
     table = Table(
-        title=f"{bundle.name}: exact match in %, (normalised: 100 × score / own expert's)",
+        title=f"{bundle.name}: exact match in % (and as % of the own expert's)",
         title_justify="left",
     )
     for column in ("task", "prompts", *ARMS):
@@ -85,9 +85,10 @@ def print_comparison(bundle: Path, result: Comparison) -> None:
     table.add_section()
     total = str(sum(result.prompts.values()))
     table.add_row("average", total, *(_cell(result.scores[arm].average, own) for arm in ARMS))
-    table.add_row("storage, × base", "", *(f"{result.storage[arm]:.2f}" for arm in ARMS))
+    table.add_row("storage", "", *(f"{result.storage[arm]:.2f}" for arm in ARMS))
     console = Console()
     console.print(table)
+    console.print("storage: every byte an arm needs, over the base's parameters × 2 bytes")
     dynamic = result.scores["dynamic"]
     if dynamic.routed_right is not None and dynamic.null_share is not None:
         console.print(
@@ -107,7 +108,7 @@ def print_comparison(bundle: Path, result: Comparison) -> None:
 
 
 def _cell(value: float, own: float) -> str:
-    return f"{100 * value:.1f} ({100 * value / own:.1f})" if own > 0 else f"{100 * value:.1f} (–)"
+    return f"{100 * value:.1f} ({100 * value / own:.0f})" if own > 0 else f"{100 * value:.1f} (–)"
 
 
 def figures(result: Comparison) -> dict[str, Any]:

@@ -84,9 +84,7 @@ def test_only_the_last_tokens_of_a_long_prompt_count() -> None:
     model = tiny.model("llama")
     long = tiny.prompt(1, 30)
     short = HiddenStateFeatures(layer=1, max_tokens=8)
-    np.testing.assert_allclose(
-        short.extract(model, [long]), short.extract(model, [long[-8:]]), atol=1e-6
-    )
+    np.testing.assert_allclose(short.extract(model, [long]), short.extract(model, [long[-8:]]), atol=1e-6)
 
 
 def test_a_prompt_longer_than_learned_positions_is_cut() -> None:

@@ -87,7 +87,7 @@ def test_refusals() -> None:
     labelled = prompts(TASKS, 12)
     with pytest.raises(InputError, match="names the task 'talking'; known: counting, shouting"):
         train(labelled, TASKS[:2])
-    with pytest.raises(InputError, match="task 'poetry' has 0 distinct prompts.*at least 10"):
+    with pytest.raises(InputError, match=r"task 'poetry' has 0 distinct prompts.*at least 10"):
         train(labelled, [*TASKS, "poetry"])
     same = [Prompt("counting", "1")] * 50
     with pytest.raises(InputError, match="task 'counting' has 1 distinct prompts"):
