@@ -1,11 +1,10 @@
-"""Calibration against brute force, a case by hand and scipy."""
+"""Calibration against brute force, a case by hand and scikit-learn."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import mahalanobis
-from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import NearestNeighbors
 
 from router.calibration import (
     Novelty,
@@ -69,28 +68,30 @@ def test_perfect_confidence_is_perfectly_calibrated() -> None:
     assert expected_calibration_error(np.eye(3), np.arange(3)) == 0
 
 
-@pytest.mark.parametrize("count", [200, 12])
-def test_distances_equal_scipys(count: int) -> None:
+def test_distances_equal_sklearns_neighbours() -> None:
     generator = np.random.default_rng(2)
-    width, tasks = 20, 3
-    labels = np.arange(count) % tasks
-    mixing = generator.normal(size=(width, width))
-    features = generator.normal(size=(count, width)) @ mixing + 2 * labels[:, None]
-    novelty = Novelty.fit(features, labels, tasks)
-    means = [features[labels == task].mean(axis=0) for task in range(tasks)]
-    residuals = features - np.stack(means)[labels]
-    inverse = LedoitWolf(assume_centered=True).fit(residuals).precision_
-    probes = 3 * generator.normal(size=(15, width))
-    expected = [min(mahalanobis(probe, mean, inverse) for mean in means) for probe in probes]
-    np.testing.assert_allclose(novelty.distances(probes), expected, rtol=1e-4)
-    assert novelty.whitening.dtype == np.float32
-    assert (np.triu(novelty.whitening, 1) == 0).all()
+    features = generator.normal(size=(60, 20)) + 3
+    probes = 3 * generator.normal(size=(15, 20))
+    novelty = Novelty.fit(features, np.arange(60) % 3, seed=0)
+    reference = NearestNeighbors(n_neighbors=5, metric="cosine").fit(features)
+    expected = reference.kneighbors(probes)[0][:, 4]
+    np.testing.assert_allclose(novelty.distances(probes), expected, atol=1e-6)
+    assert novelty.references.dtype == np.float32 and novelty.references.shape == (60, 20)
 
 
-def test_identical_prompts_and_constant_features_stay_finite() -> None:
-    novelty = Novelty.fit(np.zeros((6, 4)), np.array([0, 0, 0, 1, 1, 1]), 2)
-    assert np.isfinite(novelty.distances(np.ones((2, 4)))).all()
-    assert (novelty.distances(np.zeros((2, 4))) == 0).all()
+def test_references_are_limited_evenly_and_repeatably() -> None:
+    labels = np.repeat([0, 1, 2], [3000, 900, 20])
+    features = np.eye(3)[labels] + 0.01
+    novelty = Novelty.fit(features, labels, seed=1)
+    kept = np.bincount(novelty.references.argmax(axis=1))
+    assert kept.tolist() == [333, 333, 20]
+    again = Novelty.fit(features, labels, seed=1)
+    np.testing.assert_array_equal(novelty.references, again.references)
+
+
+def test_features_of_zero_stay_finite() -> None:
+    novelty = Novelty.fit(np.zeros((6, 4)), np.array([0, 0, 0, 1, 1, 1]), seed=0)
+    assert np.isfinite(novelty.distances(np.eye(4))).all()
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.02, 0.1, 0.5, 0.9])
@@ -113,9 +114,6 @@ def test_threshold_keeps_the_stated_rate_on_later_prompts() -> None:
 
 
 def test_known_means_within_the_threshold() -> None:
-    novelty = Novelty(np.zeros((1, 2), np.float32), np.eye(2, dtype=np.float32), 1.0)
-    assert novelty.known(np.array([[1.0, 0.0], [1.0, 0.1], [np.nan, 0.0]])).tolist() == [
-        True,
-        False,
-        False,
-    ]
+    novelty = Novelty(np.tile(np.float32([1, 0]), (5, 1)), threshold=0.5)
+    probes = np.array([[9.0, 1.0], [1.0, 1.7], [1.0, 1.8], [-1.0, 0.0], [np.nan, 0.0]])
+    assert novelty.known(probes).tolist() == [True, True, False, False, False]

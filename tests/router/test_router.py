@@ -51,6 +51,15 @@ def test_unknown_prompts_go_to_the_null_slot(model: Any, router: Router) -> None
         assert not route.known and route.mixture == {}
 
 
+def test_a_router_of_one_task_knows_what_is_not_its_task(model: Any) -> None:
+    own, tokenizer = TASKS[-1:], tiny.tokenizer()
+    router, _ = train_router(model, tokenizer, prompts(own, 200), own, RouterSettings())
+    fresh = prompts(TASKS, 20, seed=9)
+    routes = router.route(model, encoded(router, [prompt.text for prompt in fresh]))
+    known = [prompt.task for prompt, route in zip(fresh, routes, strict=True) if route.known]
+    assert set(known) == set(own) and len(known) >= 17
+
+
 def test_nothing_said_goes_to_the_null_slot(model: Any, router: Router) -> None:
     said = encoded(router, ["12345678"])[0]
     alone, (before, empty) = router.route(model, [said]), router.route(model, [said, []])
@@ -142,9 +151,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "fewer tasks": (change_head(tasks=["a", "b"]), r"coef is float32 \(3, 32\) instead of .*2, 32"),
     "array missing": (change_arrays(mean=...), "instead of"),
     "array too many": (change_arrays(more=ZEROS), "instead of"),
-    "wrong shape": (change_arrays(task_means=ZEROS[:, :5].copy()), "task_means is"),
+    "wrong shape": (change_arrays(intercept=ZEROS), "intercept is"),
     "wrong dtype": (change_arrays(coef=ZEROS.astype(np.float64)), "coef is float64"),
     "NaN": (change_arrays(coef=ZEROS * np.nan), "coef holds unusable numbers"),
+    "few references": (change_arrays(references=ZEROS), "references is"),
     "scale of zero": (change_arrays(scale=ZEROS[0]), "scale holds unusable numbers"),
 }
 

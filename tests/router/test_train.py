@@ -43,7 +43,7 @@ def test_equal_seeds_give_equal_routers_and_others_do_not() -> None:
     assert first.report == second.report
     assert first.novelty.threshold == second.novelty.threshold
     np.testing.assert_array_equal(first.classifier.coef, second.classifier.coef)
-    np.testing.assert_array_equal(first.novelty.whitening, second.novelty.whitening)
+    np.testing.assert_array_equal(first.novelty.references, second.novelty.references)
     assert not np.array_equal(first.classifier.mean, other.classifier.mean)
 
 

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import cast
 
 import openai
 import pytest
-import uvicorn
 from openai.types.chat import ChatCompletionMessageParam
 
 from compress.errors import InputError
-from serve.api.app import create_app
+from tests.serve.server import serving
 from tests.serve.stub_engine import StubEngine
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "sort these"}]
-
-
-@contextmanager
-def serving(engine: StubEngine) -> Iterator[str]:
-    """A server for ``engine`` on a free port of this machine; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(engine), log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [free]}, daemon=True)
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.005)
-            yield f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture
