@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from sklearn.covariance import ledoit_wolf
 
 Array = np.ndarray
 
 TEMPERATURES = (0.05, 20.0)
+NEIGHBOURS = 5
+REFERENCES = 1000
 
 
 def negative_log_likelihood(logits: Array, labels: Array) -> float:
@@ -60,49 +61,62 @@ def expected_calibration_error(probabilities: Array, labels: Array, bins: int = 
 
 @dataclass(frozen=True)
 class Novelty:
-    """Distance of a feature to the nearest task, and how far is too far.
+    """How unlike all training prompts a prompt is, and what is too unlike.
 
-    Mahalanobis distance to class means with one covariance for all tasks (Lee et al. 2018),
-    estimated with Ledoit and Wolf's shrinkage (2004) since features may outnumber prompts.
-    means: [K, d]; whitening: [d, d] lower triangular L with ``L L^T`` the inverse covariance, so
-    that a distance is ``|L^T (x - mean)|``; both float32, over standardised features.
-    Known prompts have a distance of at most ``threshold``.
+    The distance is ``1 - cosine`` to the fifth nearest training prompt, 0 to 2, over features
+    divided by their deviation (Sun et al. 2022, deep nearest neighbours). references: [m, d],
+    float32 unit vectors. Known prompts have a distance of at most ``threshold``.
 
-    Chosen by measurement over relative and per-task Mahalanobis, the same after PCA, nearest
-    neighbours by cosine, the energy score and the largest probability: see docs/routing.md.
+    Chosen by measurement. SmolLM2-135M, three tasks with 105 training prompts each, 10 of 30
+    layers, mean pooling, threshold for 2% false rejection; share rejected of each kind of prompt:
+
+        ==========================  =======  =========  ========
+        method                      of task  unrelated  reworded
+        ==========================  =======  =========  ========
+        this                        0.4%     100%       61%
+        Mahalanobis, Ledoit-Wolf    0.7%     100%       80%
+        the same, relative          0.9%     0%         -
+        energy, largest probability 1.5%     97%        -
+        ==========================  =======  =========  ========
+
+    Gaussians around task means learn the training prompts' template: they turn away reworded
+    prompts of the same tasks, which here may have neighbours of any wording. Features are not
+    centred: with a single task the mean is the task, and cosines around it say nothing (2 to 94%
+    of unrelated prompts rejected); nor left unscaled, since few coordinates would decide.
     """
 
-    means: Array
-    whitening: Array
+    references: Array
     threshold: float = math.inf
 
     @classmethod
-    def fit(cls, features: Array, labels: Array, tasks: int) -> Novelty:
-        """Fit on standardised features [n, d] and labels [n]; the threshold is set apart."""
-        means = np.stack([features[labels == task].mean(axis=0) for task in range(tasks)])
-        covariance, _ = ledoit_wolf(features - means[labels], assume_centered=True)
-        # A direction that never varied in training would have an infinite weight.
-        floor = 1e-6 * max(np.trace(covariance) / len(covariance), 1e-6)
-        precision = np.linalg.inv(covariance + floor * np.eye(len(covariance)))
-        whitening = np.linalg.cholesky((precision + precision.T) / 2)
-        return cls(means.astype(np.float32), whitening.astype(np.float32))
+    def fit(cls, features: Array, labels: Array, seed: int) -> Novelty:
+        """Keep up to 1,000 scaled features [n, d], evenly of each of ``labels`` [n]."""
+        tasks = np.unique(labels)
+        share = max(NEIGHBOURS, REFERENCES // len(tasks))
+        generator = np.random.default_rng(seed)
+        chosen = [generator.permutation(np.flatnonzero(labels == task))[:share] for task in tasks]
+        return cls(_unit(features[np.sort(np.concatenate(chosen))]).astype(np.float32))
 
     def distances(self, features: Array) -> Array:
-        """Distance [n] of standardised features [n, d] to the nearest task mean."""
-        whitening = self.whitening.astype(np.float64)
-        points, means = features @ whitening, self.means.astype(np.float64) @ whitening
-        return np.linalg.norm(points[:, None, :] - means[None, :, :], axis=2).min(axis=1)
+        """Distance [n] of scaled features [n, d]."""
+        cosines = _unit(features) @ _unit(self.references).T
+        return 1 - np.sort(cosines, axis=1)[:, -NEIGHBOURS]
 
     def known(self, features: Array) -> Array:
-        """Which of the standardised features [n, d] look like training prompts, bool [n]."""
+        """Which of the scaled features [n, d] look like training prompts, bool [n]."""
         return self.distances(features) <= self.threshold
+
+
+def _unit(vectors: Array) -> Array:
+    vectors = vectors.astype(np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
 
 
 def rejection_threshold(distances: Array, false_rejection: float) -> float:
     """The distance that at most a ``false_rejection`` share of like prompts exceeds.
 
-    distances [n] are those of held-out prompts that belong to a task: training prompts lie nearer
-    to their own means than any later prompt. The quantile is that of split conformal prediction
+    distances [n] are those of held-out prompts that belong to a task: training prompts lie
+    nearer to each other than any later prompt does. The quantile is that of split conformal prediction
     (Vovk et al. 2005), rank ``ceil((n + 1)(1 - rate))``: on a later prompt the rate holds on
     average too, not only on these. Too few of them for the rate: the largest distance.
     """

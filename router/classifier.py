@@ -45,13 +45,10 @@ class Classifier:
             intercept = np.concatenate([-intercept, intercept]) / 2
         return cls(mean, scale, coef.astype(np.float32), intercept.astype(np.float32))
 
-    def standardise(self, features: Array) -> Array:
-        """Features [n, d] with the training set's mean 0 and deviation 1, float64."""
-        return (features.astype(np.float64) - self.mean) / self.scale
-
     def logits(self, features: Array) -> Array:
-        """Scores [n, K] before the temperature."""
-        return self.standardise(features) @ self.coef.T.astype(np.float64) + self.intercept
+        """Scores [n, K] before the temperature, float64."""
+        standard = (features.astype(np.float64) - self.mean) / self.scale
+        return standard @ self.coef.T.astype(np.float64) + self.intercept
 
     def probabilities(self, features: Array) -> Array:
         """Calibrated probabilities [n, K]; rows sum to 1."""

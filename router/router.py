@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save
 from torch import nn
 
 from compress.errors import InputError
-from router.calibration import Novelty
+from router.calibration import NEIGHBOURS, Novelty
 from router.classifier import Classifier
 from router.settings import RouterSettings
 from router.text import routing_tokens
@@ -73,7 +73,7 @@ class Router:
         probabilities = np.full((len(batch), len(self.tasks)), 1 / len(self.tasks))
         probabilities[told] = self.classifier.probabilities(features)
         known = np.zeros(len(batch), dtype=bool)
-        known[told] = self.novelty.known(self.classifier.standardise(features))
+        known[told] = self.novelty.known(features / self.classifier.scale)
         return [self._route(*row) for row in zip(probabilities, known.tolist(), strict=True)]
 
     def _route(self, row: np.ndarray, known: bool) -> Route:
@@ -96,8 +96,7 @@ class Router:
             "scale": self.classifier.scale,
             "coef": self.classifier.coef,
             "intercept": self.classifier.intercept,
-            "task_means": self.novelty.means,
-            "whitening": self.novelty.whitening,
+            "references": self.novelty.references,
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +115,7 @@ class Router:
             arrays["intercept"],
             head.temperature,
         )
-        novelty = Novelty(arrays["task_means"], arrays["whitening"], head.distance_threshold)
+        novelty = Novelty(arrays["references"], head.distance_threshold)
         return cls(tuple(head.tasks), head.settings, classifier, novelty, head.report)
 
 
@@ -170,13 +169,13 @@ def _read_arrays(path: Path, tasks: int) -> dict[str, np.ndarray]:
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"{path}: cannot be read ({error}): train the router again") from error
     width = math.prod(arrays["mean"].shape) if "mean" in arrays else 0
+    references = len(arrays["references"]) if "references" in arrays else 0
     shapes = {
         "mean": (width,),
         "scale": (width,),
         "coef": (tasks, width),
         "intercept": (tasks,),
-        "task_means": (tasks, width),
-        "whitening": (width, width),
+        "references": (max(references, NEIGHBOURS), width),
     }
     if set(arrays) != set(shapes):
         raise InputError(

@@ -97,7 +97,7 @@ def train_router(
     """A router over ``tasks`` for ``model``, and what it measures on prompts kept for testing.
 
     Prompts that occur twice count once, those given to several tasks not at all. The rest is
-    split 70/15/15 within each task: features of the first part fit classifier and distances, the
+    split 70/15/15 within each task: features of the first part fit classifier and novelty, the
     second sets temperature and threshold, the third is only measured. Equal seeds give equal
     routers. Raises InputError for a task with fewer than 10 prompts left, or an unknown one.
 
@@ -119,9 +119,9 @@ def train_router(
     classifier = Classifier.fit(features[train], labels[train], len(tasks))
     temperature = fit_temperature(classifier.logits(features[validation]), labels[validation])
     classifier = replace(classifier, temperature=temperature)
-    standard = classifier.standardise(features)
-    novelty = Novelty.fit(standard[train], labels[train], len(tasks))
-    threshold = rejection_threshold(novelty.distances(standard[validation]), settings.false_rejection)
+    scaled = features / classifier.scale
+    novelty = Novelty.fit(scaled[train], labels[train], settings.seed)
+    threshold = rejection_threshold(novelty.distances(scaled[validation]), settings.false_rejection)
     novelty = replace(novelty, threshold=threshold)
 
     counts = {
@@ -166,7 +166,7 @@ def _split(labels: np.ndarray, tasks: int, seed: int) -> np.ndarray:
 def _measure(router: Router, features: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     probabilities = router.classifier.probabilities(features)
     predicted = probabilities.argmax(axis=1)
-    rejected = ~router.novelty.known(router.classifier.standardise(features))
+    rejected = ~router.novelty.known(features / router.classifier.scale)
     unsure = ~rejected & (probabilities.max(axis=1) < router.settings.threshold)
     confusion = np.zeros((len(router.tasks), len(router.tasks)), dtype=int)
     np.add.at(confusion, (labels, predicted), 1)

@@ -103,14 +103,14 @@ def test_stream_is_the_same_answer(client, zoo_module):
 
 
 def test_a_prompt_of_no_task_falls_back_to_the_shared_base(client, zoo_module):
-    prompt = "~~~~ ^^^^ ~~~~ zzzz qqqq ~~~~"
+    prompt = "QQQQQQ"
     choice = ask(client, prompt).choices[0]
     assert choice.routing["mixture"] == {}
     assert choice.message.content == greedy(zoo_module, {}, prompt, 16)
 
 
 def test_route(address):
-    body = {"input": ["5 + 5 =", "PAINT 1 OVER 2", "~~~~ ^^^^ ~~~~ zzzz qqqq ~~~~"]}
+    body = {"input": ["5 + 5 =", "PAINT 1 OVER 2", "QQQQQQ"]}
     data = httpx.post(f"{address}/route", json=body).json()["data"]
     assert [one["mixture"] for one in data] == [{"t0": 1.0}, {"t2": 1.0}, {}]
     assert [one["known"] for one in data] == [True, True, False]
