@@ -11,6 +11,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from compress.errors import InputError
 
+# Rows grow with the longest request so far: the whole context for every slot would be gigabytes
+# that most traffic never touches.
+FIRST_LENGTH = 256
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 
 
@@ -67,11 +70,20 @@ class _SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         def empty(like: Tensor) -> Tensor:
-            shape = (self.cache.slots, like.shape[1], self.cache.length, like.shape[3])
+            shape = (self.cache.slots, like.shape[1], 0, like.shape[3])
             return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
         self.keys, self.values = empty(key_states), empty(value_states)
         self.is_initialized = True
+
+    def _grow(self, length: int) -> None:
+        def longer(store: Tensor) -> Tensor:
+            # Zeros, not whatever memory holds: a masked NaN would still spoil the weighted sum.
+            grown = store.new_zeros(*store.shape[:2], length, store.shape[3])
+            grown[:, :, : store.shape[2]] = store
+            return grown
+
+        self.keys, self.values = longer(self.keys), longer(self.values)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -80,6 +92,8 @@ class _SlotLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         cache = self.cache
+        if cache.visible > self.keys.shape[2]:
+            self._grow(min(cache.length, max(FIRST_LENGTH, 2 ** (cache.visible - 1).bit_length())))
         index = torch.arange(cache.rows.start, cache.rows.stop, device=key_states.device)[:, None]
         self.keys[index, :, cache.positions] = key_states.transpose(1, 2)
         self.values[index, :, cache.positions] = value_states.transpose(1, 2)

@@ -69,6 +69,26 @@ def test_the_whole_context_can_be_used(engine):
     assert len(engine.generate([request(length=63, tokens=1)])[0].token_ids) == 1
 
 
+def test_memory_grows_with_the_longest_request_and_keeps_what_runs(zoo):
+    z = zoo("adapter", "llama")
+    mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
+    made = Engine(mixture, tiny.tokenizer(), EngineSettings(slots=2), scalings=z.bundle.scalings).start()
+    try:
+        first = made.generate([request(tokens=4)])[0]
+        small = made.cache.nbytes
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("serve.kvcache.FIRST_LENGTH", 1)
+            fresh = Engine(mixture, tiny.tokenizer(), EngineSettings(slots=2), scalings=z.bundle.scalings)
+            fresh.start()
+            long = fresh.generate([request(tokens=200), request(tokens=4)])
+            fresh.stop()
+        assert long[0].token_ids == made.generate([request(tokens=200)])[0].token_ids
+        assert long[1].token_ids == first.token_ids
+        assert made.cache.nbytes == small, "all of it fits into the first length"
+    finally:
+        made.stop()
+
+
 def test_stop_token_and_eos_end_the_answer(engine):
     tokens = engine.generate([request(tokens=12)])[0].token_ids
     stopped = engine.generate([request(tokens=12, stop_token_ids=(tokens[5],))])[0]
