@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 import yaml
 from peft.utils.other import get_pattern_key
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor
 
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
 from compress.lowrank import LowRank
 from compress.parameters import Kind, Parameter
+from compress.recipe import validation_sentence
 from compress.tensorfiles import open_tensors
 
 PREFIX = "base_model.model."
@@ -28,8 +31,32 @@ UNDERSTOOD = {
     "fan_in_fan_out", "lora_dropout", "megatron_core", "megatron_config", "qalora_group_size",
     "ensure_weight_tying", "runtime_config",
 }  # fmt: skip
+FLOATS = {"F64", "F32", "F16", "BF16"}
 # These initialisations change the base weights, so the factors are no delta to the original base.
 BASE_CHANGING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
+
+
+class LoraSettings(BaseModel):
+    """What of adapter_config.json decides the weights; types are not guessed."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    r: int = Field(ge=1)
+    lora_alpha: FiniteFloat
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, FiniteFloat] | None = None
+    use_rslora: bool = False
+    bias: Literal["none", "all", "lora_only"] = "none"
+
+    def rank(self, module: str) -> int:
+        """The rank that PEFT gives to a module."""
+        patterns = self.rank_pattern or {}
+        return patterns.get(get_pattern_key(list(patterns), module), self.r)
+
+    def scale(self, module: str) -> float:
+        """The factor on ``B A`` that PEFT applies to a module (rsLoRA: Kalajdzievski 2023)."""
+        patterns, rank = self.alpha_pattern or {}, self.rank(module)
+        alpha = patterns.get(get_pattern_key(list(patterns), module), self.lora_alpha)
+        return float(alpha) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 class Adapter:
@@ -39,20 +66,28 @@ class Adapter:
     ``bias``; linear layers, Conv1D and embeddings.
     """
 
-    def __init__(self, folder: Path, table: dict[str, Parameter]) -> None:
-        """Read the adapter in ``folder`` against the base's parameter ``table``.
+    def __init__(self, folder: Path, table: dict[str, Parameter], *, bundled: bool = False) -> None:
+        """Read the adapter in ``folder`` against the base's parameter ``table``. ``bundled``: the
+        reader knows what a bundle puts beside it.
 
         Raises InputError when files are missing or broken, a feature is not supported, or a tensor
         does not fit the base.
         """
         self.folder, self.table = folder, table
-        self.config = _read_config(folder)
+        self.settings = _read_settings(folder)
+        if (folder / "extra.safetensors").exists() and not bundled:
+            raise InputError(
+                f"{folder}: is an expert of a bundle with more than an adapter (extra.safetensors); "
+                "give the checkpoint that it was made from instead"
+            )
         self.tensors = open_tensors(folder, "adapter_model")
         self._by_module = {p.module: p for p in table.values() if p.is_matrix}
         self._factors: dict[str, dict[str, str]] = {}  # parameter -> {"A": key, "B": key}
         self._replaced: dict[str, str] = {}  # parameter -> key of its full new value
         for key in self.tensors.files:
             self._place(key)
+        if not self._factors and not self._replaced:
+            raise InputError(f"{folder}: the adapter has no tensors; save it again")
         for name, pair in self._factors.items():
             self._check_pair(name, pair)
         self._check_tied()
@@ -63,7 +98,7 @@ class Adapter:
         if pair is None:
             return None
         a, b = self.tensors.read(pair["A"]), self.tensors.read(pair["B"])
-        return LowRank(A=a, B=b, scale=self._scale(self.table[name], a.shape[0]))
+        return LowRank(A=a, B=b, scale=self.settings.scale(self.table[name].module))
 
     def dense(self, name: str, base: Checkpoint) -> Tensor | None:
         """What ``modules_to_save`` or ``bias`` changed about one parameter, in float32, or None."""
@@ -72,19 +107,19 @@ class Adapter:
             return None
         return self.tensors.read(key).to(torch.float32) - base.weight(name)
 
-    @property
-    def names(self) -> list[str]:
-        """Parameters that this adapter changes."""
-        return [name for name in self.table if name in self._factors or name in self._replaced]
-
-    def _scale(self, parameter: Parameter, rank: int) -> float:
-        patterns = self.config.get("alpha_pattern") or {}
-        key = get_pattern_key(list(patterns), parameter.module)
-        alpha = patterns.get(key, self.config["lora_alpha"])
-        return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+    def sha256(self) -> str:
+        """Hash of the adapter's tensors and of the settings that scale them."""
+        digest = hashlib.sha256(self.settings.model_dump_json().encode())
+        for key in sorted(self.tensors.files):
+            tensor = self.tensors.read(key).contiguous()
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def _place(self, key: str) -> None:
         path = key.removeprefix(PREFIX)
+        if self.tensors.dtypes[key] not in FLOATS:
+            raise InputError(f"{self.folder}: {key} is {self.tensors.dtypes[key]}, not a float tensor")
         match = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", path)
         if match:
             parameter = self._by_module.get(match[1])
@@ -95,7 +130,9 @@ class Adapter:
                 )
             if (parameter.kind is Kind.EMBEDDING) != bool(match[2]):
                 raise InputError(f"{self.folder}: {key} does not fit the base's {parameter.kind} layer")
-            self._factors.setdefault(parameter.name, {})[match[3]] = key
+            if match[3] in self._factors.setdefault(parameter.name, {}):
+                raise InputError(f"{self.folder}: the factors of {parameter.name} are stored twice")
+            self._factors[parameter.name][match[3]] = key
             return
         name = path.replace(".base_layer.", ".")
         if name not in self.table:
@@ -107,6 +144,8 @@ class Adapter:
                 f"{self.folder}: {key} has shape {self.tensors.shapes[key]}, the base has "
                 f"{self.table[name].shape}; the adapter belongs to another model"
             )
+        if name in self._replaced:
+            raise InputError(f"{self.folder}: {name} is stored twice")
         # Beside an adapted embedding PEFT stores the frozen base layer itself; build.py proves that
         # it equals the base's, because then the entry is a zero delta.
         self._replaced[name] = key
@@ -121,6 +160,13 @@ class Adapter:
             raise InputError(
                 f"{self.folder}: LoRA factors of {name} have shapes {a} and {b}, the base's layer maps "
                 f"{d_in} to {d_out}; the adapter belongs to another model"
+            )
+
+        rank = self.settings.rank(self.table[name].module)
+        if a[0] != rank:
+            raise InputError(
+                f"{self.folder}: the factors of {name} have rank {a[0]}, its configuration says {rank}; "
+                "the two files do not belong together"
             )
 
     def _check_tied(self) -> None:
@@ -147,17 +193,17 @@ def recorded_base_hash(folder: Path) -> str | None:
         return None
     try:
         facts = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return None
     value = facts.get("base_weights_sha256") if isinstance(facts, dict) else None
     return str(value) if value else None
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_settings(folder: Path) -> LoraSettings:
     path = folder / "adapter_config.json"
     try:
         config = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
@@ -171,6 +217,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for key, value in config.items():
         if key not in UNDERSTOOD and key != "init_lora_weights" and value:
             raise InputError(f"{path}: {key} = {value!r} is not supported yet")
-    if not isinstance(config.get("lora_alpha"), int | float):
-        raise InputError(f"{path}: lora_alpha is missing, so the adapter's scale is unknown")
-    return config
+    try:
+        settings = LoraSettings.model_validate(config)
+        for key in (*(settings.rank_pattern or {}), *(settings.alpha_pattern or {})):
+            re.compile(key)
+    except ValidationError as error:
+        raise InputError(f"{path}: {validation_sentence(error, LoraSettings)}") from error
+    except re.error as error:
+        raise InputError(f"{path}: a pattern is no regular expression: {error}") from error
+    return settings

@@ -17,15 +17,15 @@ from compress.bundle import BaseFacts, ExpertFacts, Manifest, SharedFacts, libra
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
 from compress.experts import write_expert
+from compress.loading import load_tokenizer
 from compress.lowrank import LowRank, truncate
 from compress.merging.task_arithmetic import merge
 from compress.recipe import ExclusiveRecipe, ExpertRecipe, Recipe
 from compress.reference import choose_reference
-from compress.sources import resolve
+from compress.sources import COMPANIONS, resolve
 from compress.tensorfiles import write_sharded
 
 Progress = Callable[[str, int, int], None]
-TOKENIZER_AND_CONFIG = ("*.json", "*.jinja", "*.model", "*.txt", "tokenizer*")
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,17 @@ def build(
         )
     dtype: torch.dtype = getattr(torch, recipe.output.dtype)
     written = write_base(inputs, folder / "base", reference, dtype, progress)
+    written_sha256 = written.sha256()
     facts: dict[str, ExpertFacts] = {}
     report: dict[str, Any] = {"reference": reference, "experts": {}}
     for expert in recipe.experts:
         facts[expert.task], rows = _write_one(
-            expert, inputs, written, recipe.exclusive, folder, dtype, progress
+            expert, inputs, written, written_sha256, recipe.exclusive, folder, dtype, progress
         )
         report["experts"][expert.task] = {**facts[expert.task].model_dump(), **rows}
     if reference == "pretrained":
         (folder / "shared").mkdir()
-        shared = {"method": recipe.shared.method, "factor_weights": inputs.coefficients}
+        shared = {"method": recipe.shared.method, "scalings": inputs.coefficients}
         (folder / "shared" / "shared.json").write_text(json.dumps(shared, indent=2) + "\n")
     base_facts = BaseFacts(
         source=recipe.base,
@@ -87,12 +88,25 @@ def build(
     return manifest, report
 
 
+def refuse_overlap(recipe: Recipe, output: Path, relative_to: Path | None = None) -> None:
+    """Raises InputError when an input lies inside the output folder, which would be replaced."""
+    target = output.resolve()
+    for source in (recipe.base, *(expert.checkpoint for expert in recipe.experts)):
+        for folder in (Path(source).expanduser(), (relative_to or Path()) / source):
+            if folder.exists() and folder.resolve().is_relative_to(target):
+                raise InputError(
+                    f"{output}: the input {source} lies inside the output folder, which is replaced; "
+                    "choose another output folder"
+                )
+
+
 def open_inputs(recipe: Recipe, relative_to: Path | None = None) -> Inputs:
     """Open base and fine-tunes and check that they belong together, before anything is written.
 
     Raises InputError naming the input that does not fit.
     """
     base = Checkpoint.open(resolve(recipe.base, relative_to))
+    load_tokenizer(base.folder)
     sha256 = base.sha256()
     finetunes: dict[str, Checkpoint | Adapter] = {}
     for expert in recipe.experts:
@@ -153,9 +167,9 @@ def write_base(
 
 def copy_companions(source: Path, folder: Path, dtype: torch.dtype) -> None:
     """Copy what makes a model folder beside the weights: config, tokenizer, chat template."""
-    for pattern in TOKENIZER_AND_CONFIG:
+    for pattern in COMPANIONS:
         for path in source.glob(pattern):
-            if path.is_file() and not path.name.endswith(".safetensors.index.json"):
+            if path.is_file():
                 shutil.copyfile(path, folder / path.name)
     config = json.loads((source / "config.json").read_text())
     for key in ("torch_dtype", "_name_or_path", "quantization_config"):
@@ -168,6 +182,7 @@ def _write_one(
     expert: ExpertRecipe,
     inputs: Inputs,
     written: Checkpoint,
+    written_sha256: str,
     exclusive: ExclusiveRecipe,
     folder: Path,
     dtype: torch.dtype,
@@ -190,7 +205,8 @@ def _write_one(
                     raise InputError(
                         f"{finetune.folder}: {name} is both adapted and replaced, which is not supported yet"
                     )
-                dense[name] = delta
+                # Against the rounded base again, so that the replaced tensor comes back as it was.
+                dense[name] = delta + inputs.base.weight(name) - written.weight(name)
         else:
             delta = finetune.weight(name) - written.weight(name)
             if not parameter.is_matrix:
@@ -209,10 +225,11 @@ def _write_one(
         table,
         low_rank,
         dense,
-        {"task": expert.task, "base_weights_sha256": inputs.base_sha256},
+        {"task": expert.task, "base_weights_sha256": written_sha256},
     )
     facts = ExpertFacts(
         source=expert.checkpoint,
+        sha256=finetune.sha256(),
         kind="adapter" if isinstance(finetune, Adapter) else "full",
         bytes=size,
         max_rank=max((factors.rank for factors in low_rank.values()), default=0),

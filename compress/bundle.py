@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from compress.errors import InputError
 from compress.experts import Expert
+from compress.loading import first_line
 from compress.parameters import Parameter, parameter_table, read_config
-from compress.staging import hard_copy, staged
+from compress.recipe import RESERVED, TASK_NAME, validation_sentence
+from compress.staging import hard_copy, publish, staged
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -28,15 +30,17 @@ class BaseFacts(BaseModel):
     model_config = ConfigDict(extra="forbid")
     source: str
     sha256: str
-    parameters: int
+    parameters: int = Field(gt=0)
     dtype: str
 
 
 class ExpertFacts(BaseModel):
-    """One expert: where it came from and what it costs. ``kept`` is the share of energy kept."""
+    """One expert: where it came from and what it costs. ``kept`` is the share of energy kept,
+    ``sha256`` the hash of the fine-tune's own tensors."""
 
     model_config = ConfigDict(extra="forbid")
     source: str
+    sha256: str
     kind: Literal["adapter", "full"]
     bytes: int
     max_rank: int
@@ -48,7 +52,7 @@ class SharedFacts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     method: str
-    weights: dict[str, float]
+    weights: dict[str, FiniteFloat]
 
 
 class Manifest(BaseModel):
@@ -63,6 +67,15 @@ class Manifest(BaseModel):
     recipe: dict[str, Any]
     versions: dict[str, str]
     files: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        for task in self.experts:
+            if task in RESERVED or not TASK_NAME.fullmatch(task):
+                raise ValueError(f"{task!r} is no task name")
+        if set(self.shared.weights) != set(self.experts):
+            raise ValueError("shared.weights and experts name different tasks")
+        return self
 
     @property
     def tasks(self) -> list[str]:
@@ -79,17 +92,18 @@ class Bundle:
     def open(cls, path: Path) -> Bundle:
         """Open and verify. Raises InputError naming the first file whose hash does not hold."""
         manifest = read_manifest(path)
+        present = set(_listing(path))
         for name, expected in manifest.files.items():
-            file = path / name
-            if not file.is_file():
+            # Only what stands in the folder is opened, whatever paths a manifest may name.
+            if name not in present:
                 raise InputError(f"{path}: {name} is missing; build or copy the bundle again")
-            actual = _sha256(file)
+            actual = _sha256(path / name)
             if actual != expected:
                 raise InputError(
                     f"{path}: {name} has sha256 {actual[:16]}…, the manifest says {expected[:16]}…; "
                     "the file was changed or damaged, so build or copy the bundle again"
                 )
-        foreign = sorted(set(_listing(path)) - set(manifest.files))
+        foreign = sorted(present - set(manifest.files))
         if foreign:
             raise InputError(f"{path}: {foreign[0]} is not in the manifest; remove it from the bundle")
         return cls(path, manifest)
@@ -138,10 +152,12 @@ def read_manifest(path: Path) -> Manifest:
                 "twinserve reads; build the bundle again or install the matching version"
             )
         return Manifest.model_validate(content)
-    except (ValueError, AttributeError, ValidationError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file}: not a bundle manifest: {str(error).splitlines()[0]}") from error
+    except InputError:
+        raise
+    except ValidationError as error:
+        raise InputError(f"{file}: not a bundle manifest: {validation_sentence(error, Manifest)}") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{file}: not a bundle manifest: {first_line(error)}") from error
 
 
 @contextmanager
@@ -150,10 +166,27 @@ def create(path: Path) -> Iterator[Path]:
 
     Raises InputError when ``path`` exists and is not a bundle: it would be overwritten.
     """
-    if path.exists() and not (path / MANIFEST).is_file() and any(path.iterdir()):
-        raise InputError(f"{path}: exists and is not a bundle; choose another output folder")
+    if path.exists():
+        _check_replaceable(path)
     with staged(path) as folder:
         yield folder
+
+
+def _check_replaceable(path: Path) -> None:
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    problem = f"{path}: exists and is not a bundle; choose another output folder"
+    if not path.is_dir():
+        raise InputError(problem)
+    try:
+        foreign = sorted(set(_listing(path)) - set(read_manifest(path).files))
+    except InputError as error:
+        raise InputError(problem) from error
+    if foreign:
+        raise InputError(
+            f"{path}: holds {foreign[0]}, which is not part of the bundle there and would be lost; "
+            "move it away or choose another output folder"
+        )
 
 
 @contextmanager
@@ -174,11 +207,11 @@ def seal(folder: Path, manifest: Manifest) -> None:
     manifest = manifest.model_copy(
         update={"files": {name: _sha256(folder / name) for name in _listing(folder)}}
     )
-    for path in folder.rglob("*"):
-        # safetensors writes files for their owner only; a server often runs as somebody else.
-        path.chmod(0o755 if path.is_dir() else 0o644)
     (folder / MANIFEST).unlink(missing_ok=True)
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    for name in (*manifest.files, MANIFEST):
+        publish(folder / name)
+    read_manifest(folder)
 
 
 def library_versions() -> dict[str, str]:
@@ -187,9 +220,15 @@ def library_versions() -> dict[str, str]:
 
 
 def _listing(folder: Path) -> list[str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    names = (path.relative_to(folder).as_posix() for path in files)
-    return [name for name in names if name != MANIFEST]
+    names = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            # What a link leads to can change without any byte here changing.
+            raise InputError(f"{folder}: {name} is a link; a bundle holds plain files only")
+        if path.is_file() and name != MANIFEST:
+            names.append(name)
+    return names
 
 
 def _sha256(path: Path) -> str:

@@ -15,6 +15,22 @@ from compress.lowrank import LowRank
 from compress.parameters import Parameter, empty_model, parameter_table, read_config
 from compress.tensorfiles import TensorFiles, open_tensors
 
+# Settings that change what the same weights compute.
+MEANING = (
+    "model_type",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rope_parameters",
+    "rms_norm_eps",
+    "layer_norm_epsilon",
+    "layer_norm_eps",
+    "hidden_act",
+    "hidden_activation",
+    "activation_function",
+    "sliding_window",
+    "layer_types",
+    "tie_word_embeddings",
+)
 # Constants that older checkpoints store beside the weights.
 BUFFERS = re.compile(r"(attn\.(masked_)?bias|crossattention\.(masked_)?bias|rotary_emb\.inv_freq)$")
 
@@ -47,6 +63,8 @@ class Checkpoint:
             raise InputError(f"{folder}: no config.json here; point to a Hugging Face model folder")
         config = read_config(str(folder))
         table = parameter_table(config) if base is None else base.table
+        if base is not None:
+            _check_same_model(folder, config, base.config)
         tensors = open_tensors(folder)
         checkpoint = cls(folder, config, table, tensors, _match(folder, config, table, tensors))
         checkpoint._check_tied_heads()
@@ -96,6 +114,16 @@ class Checkpoint:
                 )
 
 
+def _check_same_model(folder: Path, config: PretrainedConfig, base: PretrainedConfig) -> None:
+    for key in MEANING:
+        ours, theirs = getattr(config, key, None), getattr(base, key, None)
+        if ours != theirs:
+            raise InputError(
+                f"{folder}: its config.json has {key} = {ours!r}, the base {theirs!r}: the same weights "
+                "would compute something else; only fine-tunes that keep the base's architecture can be used"
+            )
+
+
 def _match(
     folder: Path, config: PretrainedConfig, table: dict[str, Parameter], tensors: TensorFiles
 ) -> dict[str, str]:
@@ -118,7 +146,7 @@ def _match(
         raise InputError(
             f"{folder}: its parameters are not those of the base: it {what}"
             + (f" ({more} more differences)" if more else "")
-            + "; all checkpoints must be fine-tunes of one base model"
+            + "; all checkpoints must be fine-tunes of one base model, and a base must fit its config.json"
         )
     for name, parameter in table.items():
         shape = tensors.shapes[keys[name]]

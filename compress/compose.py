@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from compress.bundle import Bundle
 from compress.errors import InputError
+from compress.loading import load_model
 from compress.lowrank import LowRank
 from compress.parameters import Parameter
 
@@ -86,7 +86,7 @@ def load_composed(
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """A plain model with dense weights ``W_base + sum_t g_t D_t``; ``weights`` from factor_weights."""
-    model: Any = AutoModelForCausalLM.from_pretrained(bundle.base, dtype=dtype)
+    model = load_model(bundle.base, dtype)
     table = bundle.table()
     experts = [
         (g, bundle.expert(task, table)) for g, task in zip(weights, bundle.tasks, strict=True) if g != 0.0
@@ -98,4 +98,5 @@ def load_composed(
             for g, expert in experts
         )
         tensor.copy_(compose_weight(tensor, parameter, deltas))
-    return model.to(device).eval()
+    made: PreTrainedModel = model.to(device)
+    return made

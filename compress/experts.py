@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from compress.adapters import PREFIX, Adapter
 from compress.lowrank import LowRank
 from compress.parameters import Kind, Parameter
-from compress.tensorfiles import TensorFiles, open_tensors
+from compress.tensorfiles import TensorFiles, open_tensors, save
 
 EXTRA = "extra"
 
@@ -28,7 +27,7 @@ class Expert:
 
     def __init__(self, folder: Path, table: dict[str, Parameter]) -> None:
         self.table = table
-        self.adapter = Adapter(folder, table)
+        self.adapter = Adapter(folder, table, bundled=True)
         has_extra = (folder / f"{EXTRA}.safetensors").is_file()
         self.extra: TensorFiles | None = open_tensors(folder, EXTRA) if has_extra else None
 
@@ -79,14 +78,13 @@ def write_expert(
         else:
             keys = (f"{module}.lora_A.weight", f"{module}.lora_B.weight")
         tensors |= {keys[0]: factors.A.contiguous(), keys[1]: factors.B.contiguous()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save(tensors, folder / "adapter_model.safetensors")
     extra = {name: delta.contiguous() for name, delta in dense.items()}
     for name, factors in beside.items():
+        # Only truncated deltas come here, whose scale is 1: adapters on tied embeddings are refused.
         extra |= {f"{name}.A": factors.A.contiguous(), f"{name}.B": factors.B.contiguous()}
-        if factors.scale != 1.0:
-            extra[f"{name}.B"] = extra[f"{name}.B"] * factors.scale
     if extra:
-        save_file(extra, folder / f"{EXTRA}.safetensors", metadata={"format": "pt"})
+        save(extra, folder / f"{EXTRA}.safetensors")
     config = _peft_config({table[name].module: f for name, f in inside.items()}, table)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (folder / "README.md").write_text(_card(card, bool(extra)))

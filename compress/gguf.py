@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from compress.errors import InputError
+from compress.loading import first_line
 from compress.sources import cache_folder
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,7 @@ def _convert(file: Path, folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**where)
     except Exception as error:  # a foreign file fails in as many ways as there are parsers
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{file}: transformers cannot read this GGUF file: {reason}") from error
+        raise InputError(f"{file}: transformers cannot read this GGUF file: {first_line(error)}") from error
     # The loader leaves marks of a quantised model behind, though every weight is float32 by now;
     # with them the folder could neither be saved nor opened again.
     if hasattr(model.config, "quantization_config"):

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from compress.errors import InputError
+from compress.loading import first_line
 
 
 class Kind(StrEnum):
@@ -54,10 +55,10 @@ def empty_model(config: PretrainedConfig) -> nn.Module:
     try:
         with torch.device("meta"):
             model: nn.Module = AutoModelForCausalLM.from_config(config)
-    except ValueError as error:
+    except Exception as error:  # a foreign config.json fails in as many ways as there are models
         raise InputError(
-            f"model type {config.model_type!r} is not a causal language model known to this "
-            f"transformers: {str(error).splitlines()[0]}"
+            f"model type {config.model_type!r} with this config.json is not a causal language model "
+            f"that this transformers can make: {first_line(error)}"
         ) from error
     return model
 
@@ -104,6 +105,5 @@ def read_config(folder: str) -> PretrainedConfig:
     """
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{folder}: its config.json cannot be used: {reason}") from error
+    except Exception as error:  # as above
+        raise InputError(f"{folder}: its config.json cannot be used: {first_line(error)}") from error

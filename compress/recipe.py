@@ -54,7 +54,11 @@ class SharedRecipe(BaseModel):
     def _parameters(self) -> SharedRecipe:
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r} is unknown; known: {', '.join(METHODS)}")
-        METHODS[self.method].parameters(**(self.model_extra or {}))
+        parameters = METHODS[self.method].parameters
+        try:
+            parameters(**(self.model_extra or {}))
+        except ValidationError as error:
+            raise ValueError(validation_sentence(error, parameters)) from error
         return self
 
 
@@ -99,6 +103,7 @@ class Recipe(Strict):
         for task in tasks:
             if tasks.count(task) > 1:
                 raise ValueError(f"task {task!r} is given twice")
+        self.shared.coefficients(tasks)
         return self
 
     @property
@@ -114,7 +119,7 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: the recipe cannot be read: {error}") from error
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")

@@ -29,7 +29,7 @@ def choose_reference(
     if len(full) < len(finetunes):
         return "pretrained"
     matrices = [p for p in base.table.values() if p.is_matrix and not p.tied_head]
-    step = max(1, len(matrices) // SAMPLE)
+    step = -(-len(matrices) // SAMPLE)
     cost = {"shared": 0.0, "pretrained": 0.0}
     for parameter in matrices[step // 2 :: step]:
         weight = base.weight(parameter.name)

@@ -8,7 +8,19 @@ from pathlib import Path
 
 from compress.errors import InputError
 
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*"]
+# What stands beside the weights and the configuration in a model folder.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+    "chat_template.json",
+)
+HUB_FILES = [*COMPANIONS, "config.json", "adapter_config.json", "README.md", "*.safetensors", "*.index.json"]
 
 
 def cache_folder() -> Path:
@@ -71,10 +83,11 @@ def _from_hub(repository: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    from compress.loading import first_line
+
     try:
         return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{repository}: neither a local folder nor a model that the hub would give: {reason}"
+            f"{repository}: neither a local folder nor a model that the hub would give: {first_line(error)}"
         ) from error

@@ -52,10 +52,10 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorFiles:
     Raises InputError for a missing, truncated or foreign file, and for pickle-only folders.
     """
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    if index.is_file():
-        paths = _shards(index)
-    elif single.is_file():
+    if single.is_file():  # first, as transformers does it
         paths = [single]
+    elif index.is_file():
+        paths = _shards(index)
     else:
         raise InputError(_nothing_found(folder, single.name))
     files: dict[str, Path] = {}
@@ -79,7 +79,7 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorFiles:
 def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{index}: not a safetensors index; download or copy it again") from error
     paths = [index.parent / Path(str(name)).name for name in names]
     for path in paths:
@@ -101,6 +101,14 @@ def _nothing_found(folder: Path, wanted: str) -> str:
     return f"{folder}: no {wanted} found; point to a folder saved with save_pretrained"
 
 
+def save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write one safetensors file. Raises OSError when the disk does not take it."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written: {error}") from error
+
+
 def write_sharded(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES) -> int:
     """Write ``model.safetensors``, or numbered shards and an index when it is larger than
     ``shard_bytes``; holds one shard in memory. Returns the bytes of all tensors."""
@@ -110,7 +118,7 @@ def write_sharded(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_byt
 
     def flush() -> None:
         nonlocal pending, size
-        save_file(pending, _part(folder, len(shards)), metadata={"format": "pt"})
+        save(pending, _part(folder, len(shards)))
         shards.append(list(pending))
         pending, size = {}, 0
 

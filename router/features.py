@@ -30,9 +30,9 @@ class HiddenStateFeatures:
     """Pooled hidden state of a causal decoder, after ``layer`` of its decoder layers.
 
     layer:      decoder layers that are run, 1 to all of them; None = a third of them, rounded.
-    pooling:    "mean" over the prompt's tokens but the first, or the "last" token alone. Decoders
-                park attention on the first token, and its state grows a thousandfold whatever the
-                text (Sun et al. 2024, Massive Activations): a mean with it would tell lengths.
+    pooling:    "mean" over the prompt's tokens, or the "last" token alone; of states divided by
+                their root mean square, for a few tokens, the first above all, may have states a
+                thousand times as large whatever the text (Sun et al. 2024, Massive Activations).
     max_tokens: of a longer prompt only this many last tokens are seen.
     batch_size: prompts in one forward; batches hold prompts of similar length.
     """
@@ -106,18 +106,17 @@ class HiddenStateFeatures:
                     use_cache=False,
                 )
             except _Captured as captured:
-                hidden = captured.hidden.float()
+                states = captured.hidden.float()
             else:
                 raise RuntimeError("the forward ended without reaching the router's layer")
-        mask, lengths = mask.to(hidden.device), lengths.to(hidden.device)
+        states = nn.functional.rms_norm(states, states.shape[-1:], eps=1e-12)
+        mask, lengths = mask.to(states.device), lengths.to(states.device)
         if self.pooling == "last":
-            vectors = hidden[torch.arange(len(rows), device=hidden.device), lengths - 1]
+            vectors = states[torch.arange(len(rows), device=states.device), lengths - 1]
         else:
-            kept = mask.clone()
-            kept[:, 0] = lengths == 1
-            # Selecting before summing: a non-finite value left out must not leak as 0 * inf.
-            total = hidden.masked_fill(~kept[:, :, None], 0.0).sum(dim=1)
-            vectors = total / kept.sum(dim=1)[:, None]
+            # Selecting before summing: a non-finite value in the padding must not leak as 0 * inf.
+            kept = states.masked_fill(~mask[:, :, None], 0.0)
+            vectors = kept.sum(dim=1) / lengths[:, None]
         return vectors.cpu().numpy()
 
 

@@ -106,7 +106,7 @@ def train_router(
     as unknown), ``below_threshold`` (share sent there as unsure), ``false_rejection_by_task``,
     ``confusion`` [true][predicted] in the order of ``tasks``.
     """
-    kept, dropped = _distinct(prompts, tasks)
+    kept, dropped = distinct(prompts, tasks)
     labels = np.array([tasks.index(prompt.task) for prompt in kept])
     split = _split(labels, len(tasks), settings.seed)
     tokens = [routing_tokens(tokenizer, prompt.text) for prompt in kept]
@@ -134,7 +134,7 @@ def train_router(
     return replace(router, report=report), report
 
 
-def _distinct(prompts: Sequence[Prompt], tasks: Sequence[str]) -> tuple[list[Prompt], dict[str, int]]:
+def distinct(prompts: Sequence[Prompt], tasks: Sequence[str]) -> tuple[list[Prompt], dict[str, int]]:
     owners: dict[str, set[str]] = {}
     for prompt in prompts:
         if prompt.task not in tasks:

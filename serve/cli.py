@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 
 import typer
 from rich.console import Console
@@ -33,7 +34,8 @@ for command in (
 
 def main() -> None:
     """Run the command line; anything a user can mend is told in one sentence."""
-    # Loading bars of libraries would tear the tables and progress bars apart.
+    # Loading bars and advice of libraries among themselves would tear tables and bars apart.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=os.environ.get("TWINSERVE_LOG", "WARNING"), format="%(levelname)s %(message)s")

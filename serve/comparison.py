@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from compress.adapters import is_adapter
+from compress.adapters import Adapter, is_adapter
 from compress.bundle import Bundle
 from compress.checkpoints import Checkpoint
 from compress.compose import load_composed
 from compress.errors import InputError
+from compress.loading import load_model, load_tokenizer
 from compress.sources import resolve
 from serve.engine import Engine
 from serve.evaluate import Item, Scores, score
@@ -59,9 +58,8 @@ def compare(
     """
     bundle = Bundle.open(path)
     tasks = bundle.tasks
-    wanted = {task: bundle.manifest.experts[task].source for task in tasks} | dict(references or {})
-    folders = {task: resolve(source) for task, source in wanted.items()}
     base = _verified_base(bundle)
+    folders = {task: _verified_finetune(bundle, base, task, (references or {}).get(task)) for task in tasks}
     result = Comparison(tasks, {task: len(items) for task, items in data.items()})
     result.storage = _storage(bundle)
     count = sum(result.prompts.values())
@@ -150,9 +148,22 @@ def _verified_base(bundle: Bundle) -> Path:
     return folder
 
 
+def _verified_finetune(bundle: Bundle, base: Path, task: str, reference: str | None) -> Path:
+    """The folder of a task's own fine-tune; one that the caller did not name must be the very one."""
+    facts = bundle.manifest.experts[task]
+    folder = resolve(reference or facts.source)
+    opened = Checkpoint.open(base)
+    finetune = Adapter(folder, opened.table) if is_adapter(folder) else Checkpoint.open(folder, opened)
+    if reference is None and finetune.sha256() != facts.sha256:
+        raise InputError(
+            f"{facts.source}: is not the fine-tune that expert {task!r} was made from; "
+            f"give it with --reference {task}=CHECKPOINT"
+        )
+    return folder
+
+
 def _load(folder: Path, settings: EngineSettings) -> Any:
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=settings.torch_dtype())
-    return model.to(settings.torch_device())
+    return load_model(folder, settings.torch_dtype()).to(settings.torch_device())
 
 
 def _finetune(folder: Path, base: Path, settings: EngineSettings) -> Any:
@@ -166,7 +177,7 @@ def _finetune(folder: Path, base: Path, settings: EngineSettings) -> Any:
 
 @contextmanager
 def _plain(model: Any, tokenizer_folder: Path, settings: EngineSettings) -> Iterator[Engine]:
-    engine = Engine(MixtureModel(model), AutoTokenizer.from_pretrained(tokenizer_folder), settings)
+    engine = Engine(MixtureModel(model), load_tokenizer(tokenizer_folder), settings)
     engine.start()
     try:
         yield engine

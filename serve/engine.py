@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from compress.bundle import Bundle
 from compress.compose import check_mixture, factor_weights
 from compress.errors import InputError
+from compress.loading import load_tokenizer
 from router import Route, Router, routing_tokens
 from serve import sampler
 from serve.detokenizer import Detokenizer
@@ -65,6 +65,8 @@ class Engine:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._unrouted: list[Job] = []
         self._running = False
+        # Nothing may enter the inbox once its last emptying has begun, or its sender would wait for ever.
+        self._gate = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="twinserve-engine", daemon=True)
 
     @classmethod
@@ -80,7 +82,7 @@ class Engine:
         folder = path / "router"
         engine = cls(
             mixture,
-            AutoTokenizer.from_pretrained(bundle.base),
+            load_tokenizer(bundle.base),
             settings,
             name=name or path.resolve().name,
             scalings=bundle.scalings,
@@ -97,7 +99,7 @@ class Engine:
 
     def stop(self) -> None:
         """End the thread; unfinished requests fail with EngineError."""
-        self._running = False
+        self._close()
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join()
@@ -204,27 +206,34 @@ class Engine:
         return job
 
     def _routing_ids(self, text: str) -> list[int]:
-        ids = routing_tokens(self.tokenizer, text)
+        ids = routing_tokens(self.tokenizer, text.strip())
         if not ids:
             raise InputError("there is no text to route; give some, or name a mixture or an expert")
         return ids
 
     def _put(self, command: Callable[[], None]) -> None:
-        if not self.ready:
-            raise EngineError("the engine is not running")
-        self._inbox.put(command)
+        with self._gate:
+            if not self.ready:
+                raise EngineError("the engine is not running")
+            self._inbox.put(command)
+
+    def _close(self) -> None:
+        with self._gate:
+            self._running = False
 
     # From here on: the engine's thread.
 
     def _loop(self) -> None:
-        try:
-            with torch.inference_mode():
+        with torch.inference_mode():
+            try:
                 while self._running:
                     self._turn()
-            self._receive(block=False)
-        finally:
-            self._running = False
-            self._fail_all("the engine was stopped")
+            finally:
+                self._close()
+                try:
+                    self._receive(block=False)
+                finally:
+                    self._fail_all("the engine was stopped")
 
     def _turn(self) -> None:
         try:
@@ -254,7 +263,7 @@ class Engine:
             self._decode()
 
     def _assign(self) -> None:
-        jobs, self._unrouted = self._unrouted, []
+        jobs = list(self._unrouted)
         dynamic = [job for job in jobs if job.request.target.kind == "dynamic"]
         routes = iter(self._routes([job.routed for job in dynamic]))
         for job in jobs:
@@ -263,6 +272,7 @@ class Engine:
             job.weights = tuple(factor_weights(job.routing.mixture, self.tasks, self.scalings))
             job.slot = Slot(job)
             self.scheduler.add(job.slot)
+            self._unrouted.remove(job)
 
     def _routes(self, ids: list[list[int]]) -> list[Route]:
         if not ids:
@@ -367,9 +377,13 @@ class Engine:
             self.cache.move(move.source, move.target)
 
     def _fail_all(self, reason: str) -> None:
+        # Everybody leaves, so no row has to move: this must work after the model has failed.
         running = [slot.payload for slot in (*self.scheduler.running, *self.scheduler.waiting)]
-        for job in (*self._unrouted, *running):
-            self._drop(job)
+        jobs = [*self._unrouted, *running]
+        self._unrouted.clear()
+        self.scheduler.clear()
+        for job in jobs:
+            job.done = True
             self._emit(job, EngineError(reason))
 
 

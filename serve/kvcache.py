@@ -129,6 +129,13 @@ def context_length(config: PretrainedConfig, wanted: int | None, default: int = 
     window = getattr(config, "sliding_window", None)
     if window and ("sliding_attention" in kinds or getattr(config, "layer_types", None) is None):
         limit = min(limit, int(window))
+    if "local" in (getattr(config, "attention_layers", None) or []):
+        limit = min(limit, int(config.window_size))
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        # Beyond it the factors change for the whole batch, also for rows that are short.
+        original = rope.get("original_max_position_embeddings") or limit
+        limit = min(limit, int(original))
     if wanted is None:
         return min(limit, default)
     if wanted > limit:

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from compress.bundle import Bundle
 from compress.compose import compose_weight
+from compress.loading import load_model
 from compress.lowrank import LowRank
 from compress.parameters import Kind, Parameter
 
@@ -153,7 +154,7 @@ class MixedNorm:
         own: dict[str, Any] = self.module._parameters
         kept = {leaf: own[leaf] for leaf in self.deltas}
         mixed = {leaf: _per_row(kept[leaf] + g @ delta, x) for leaf, delta in self.deltas.items()}
-        if isinstance(self.module, nn.LayerNorm):
+        if type(self.module) is nn.LayerNorm:
             # Its kernel takes parameters of one shape only.
             weight, bias = mixed.get("weight", own["weight"]), mixed.get("bias", own["bias"])
             y = F.layer_norm(x, self.module.normalized_shape, None, None, self.module.eps)
@@ -177,7 +178,7 @@ class MixtureModel:
     @classmethod
     def load(cls, bundle: Bundle, *, device: str = "cpu", dtype: torch.dtype) -> MixtureModel:
         """Load base/ and attach every expert, in ``dtype`` on ``device``."""
-        model: Any = AutoModelForCausalLM.from_pretrained(bundle.base, dtype=dtype)
+        model = load_model(bundle.base, dtype)
         mixture = cls(model.to(device), bundle.tasks)
         table = bundle.table()
         experts = [bundle.expert(task, table) for task in bundle.tasks]

@@ -76,6 +76,13 @@ class Scheduler(Generic[T]):
         last.row = row
         return move
 
+    def clear(self) -> None:
+        """Everybody leaves at once."""
+        for sequence in (*self.waiting, *self.running):
+            sequence.state, sequence.row = State.FINISHED, -1
+        self.waiting.clear()
+        self.running.clear()
+
     @property
     def idle(self) -> bool:
         return not self.waiting and not self.running

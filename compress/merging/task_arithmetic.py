@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from compress.errors import InputError
 from compress.merging.method import MergeMethod
+
+Scaling = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False, strict=True)]
 
 
 class TaskArithmeticParameters(BaseModel):
     """``scaling``: one lambda for all tasks, or one per task."""
 
     model_config = ConfigDict(extra="forbid")
-    scaling: float | dict[str, float] = 0.3
+    scaling: Scaling | dict[str, Scaling] = 0.3
 
 
 def coefficients(tasks: Sequence[str], parameters: TaskArithmeticParameters) -> dict[str, float]:

@@ -72,12 +72,14 @@ def train_router(
 
 def _offline(path: Path, output: Path, *, with_router: bool) -> None:
     from compress.build import build as compress_all
+    from compress.build import refuse_overlap
     from compress.bundle import create, seal
     from compress.errors import InputError
     from compress.recipe import read_recipe
     from compress.report import write_report
 
     recipe = read_recipe(path)
+    refuse_overlap(recipe, output, path.parent)
     settings, prompts = None, None
     if with_router:
         if recipe.router is None:
@@ -105,15 +107,13 @@ def _opened(folder: Path) -> Bundle:
 
 
 def _router_inputs(recipe: Recipe, relative_to: Path) -> tuple[RouterSettings, list[Prompt]]:
-    from compress.errors import InputError
     from router import RouterRecipe, read_prompts
+    from router.train import distinct
 
     section = _checked(RouterRecipe, recipe.router or {})
     path = Path(section.prompts)
     prompts = read_prompts(path if path.exists() else relative_to / path)
-    known = {prompt.task for prompt in prompts}
-    if missing := [task for task in recipe.tasks if task not in known]:
-        raise InputError(f"{path}: no prompts for task {missing[0]!r}; the router needs some of every task")
+    distinct(prompts, recipe.tasks)
     return section.settings(), prompts
 
 
@@ -130,14 +130,13 @@ def _checked(model: type[Settings], options: dict[str, Any]) -> Settings:
 
 
 def _train(bundle: Bundle, settings: RouterSettings, prompts: list[Prompt], shown: Bars) -> dict[str, Any]:
-    from transformers import AutoTokenizer
-
     from compress.compose import factor_weights, load_composed
+    from compress.loading import load_tokenizer
     from router import train_router as train
 
     shared = factor_weights({}, bundle.tasks, bundle.scalings)
     model = load_composed(bundle, shared)
-    tokenizer = AutoTokenizer.from_pretrained(bundle.base)
+    tokenizer = load_tokenizer(bundle.base)
     router, report = train(
         model,
         tokenizer,

@@ -96,7 +96,7 @@ def test_adapters_are_carried_byte_for_byte(zoo):
         assert given.keys() == carried.keys()
         assert all(torch.equal(given[key], carried[key]) for key in given)
     assert z.bundle.manifest.reference == "pretrained"
-    assert json.loads((z.bundle.path / "shared" / "shared.json").read_text())["factor_weights"] == {
+    assert json.loads((z.bundle.path / "shared" / "shared.json").read_text())["scalings"] == {
         "t0": 0.3,
         "t1": 0.3,
         "t2": 0.3,

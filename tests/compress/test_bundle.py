@@ -113,8 +113,8 @@ def test_an_interrupted_build_leaves_nothing_and_loses_nothing(zoo, tmp_path, mo
             raise error
         return original(*_, **__)
 
-    original = compress.experts.save_file
-    monkeypatch.setattr(compress.experts, "save_file", fail_at_the_second_expert)
+    original = compress.experts.save
+    monkeypatch.setattr(compress.experts, "save", fail_at_the_second_expert)
     with pytest.raises(type(error)):
         build_bundle(recipe_of(zoo), target)
     assert visible(target.parent) == (["bundle"] if existing else [])
@@ -138,15 +138,37 @@ def test_a_killed_build_is_never_visible_and_swept_by_the_next(zoo, tmp_path):
     assert visible(tmp_path) == ["bundle"]
 
 
-def test_killed_between_the_two_renames_the_old_bundle_comes_back(zoo, copy):
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
-    )
-    retired = copy.with_name(f".bundle.retired-{int(dead.stdout)}")
-    os.rename(copy, retired)
+def test_killed_between_the_two_renames_the_old_bundle_comes_back(copy):
+    shelter = copy.with_name(".bundle.retired-abc")
+    shelter.mkdir()
+    os.rename(copy, shelter / "bundle")
     with pytest.raises(RuntimeError), compress.bundle.create(copy):
         raise RuntimeError("this build fails too")
     assert Bundle.open(copy).tasks == ["t0", "t1", "t2"]
+    assert not shelter.exists()
+
+
+def test_what_another_process_is_filling_is_not_swept(zoo, tmp_path):
+    with compress.bundle.create(tmp_path / "bundle") as filling:
+        (filling / "half").write_text("still at it")
+        build_bundle(recipe_of(zoo), tmp_path / "bundle")
+        assert (filling / "half").exists()
+        (filling / "half").unlink()
+        shutil.copytree(tmp_path / "bundle", filling, dirs_exist_ok=True)
+    assert Bundle.open(tmp_path / "bundle").tasks == ["t0", "t1", "t2"]
+
+
+def test_files_that_are_no_part_of_the_bundle_are_not_lost(zoo, copy):
+    (copy / "notes.md").write_text("measured on Monday")
+    with pytest.raises(InputError, match=r"notes\.md, which is not part of the bundle"):
+        build_bundle(recipe_of(zoo), copy)
+    assert (copy / "notes.md").exists()
+
+
+def test_links_inside_a_bundle_are_refused(copy):
+    (copy / "router").symlink_to(copy / "base")
+    with pytest.raises(InputError, match="router is a link"):
+        Bundle.open(copy)
 
 
 def test_edit_swaps_in_a_new_version_and_leaves_the_old_files_alone(copy):

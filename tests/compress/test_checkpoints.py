@@ -101,6 +101,7 @@ def test_missing_shard(tmp_path, base):
 
 
 def test_index_that_is_no_index(tmp_path, base):
+    (base.folder / "model.safetensors").unlink()
     (base.folder / "model.safetensors.index.json").write_text(json.dumps({"weights": 1}))
     with pytest.raises(InputError, match="not a safetensors index"):
         Checkpoint.open(base.folder)

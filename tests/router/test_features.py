@@ -29,7 +29,8 @@ def test_equal_to_the_hidden_state_of_the_whole_model(model: Any, pooling: Any) 
     for row, ids in zip(features, BATCH, strict=True):
         with torch.no_grad():
             states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[1][0]
-        expected = states[-1] if pooling == "last" else states[min(1, len(ids) - 1) :].mean(dim=0)
+        states /= states.square().mean(dim=1, keepdim=True).sqrt()
+        expected = states[-1] if pooling == "last" else states.mean(dim=0)
         np.testing.assert_allclose(row, expected.numpy(), atol=1e-5, rtol=1e-5)
 
 
@@ -41,6 +42,16 @@ def test_a_row_is_the_same_alone_and_in_any_batch(model: Any, layer: int, poolin
     for row, ids in zip(together, BATCH, strict=True):
         alone = HiddenStateFeatures(**settings).extract(model, [ids])[0]
         np.testing.assert_allclose(row, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_one_huge_token_does_not_drown_the_others() -> None:
+    model, ids = tiny.model("llama"), [5, 6, 7, 8, 9, 10]
+    settings = HiddenStateFeatures(layer=1)
+    before = settings.extract(model, [ids])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[5] *= 1000
+    change = np.linalg.norm(settings.extract(model, [ids]) - before) / np.linalg.norm(before)
+    assert change < 1
 
 
 def test_deeper_layers_and_head_do_not_run(model: Any) -> None:

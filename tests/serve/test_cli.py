@@ -167,7 +167,7 @@ def test_a_task_without_prompts_is_refused_before_anything_is_built(workshop, tm
     recipe = (workshop / "recipe.yaml").read_text().replace("router.jsonl", str(tmp_path / "router.jsonl"))
     (workshop / "poor.yaml").write_text(recipe)
     refused = run(workshop, "build", "poor.yaml", "-o", "poor", code=1)
-    assert "no prompts for task 'sums'" in refused.stderr
+    assert "task 'sums' has 0 distinct prompts" in refused.stderr
     assert not (workshop / "poor").exists()
 
 
