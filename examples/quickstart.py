@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import httpx
@@ -131,7 +132,7 @@ def table_of_answers(url: str) -> Table:
         parts = [f"{task} {weight:g}" for task, weight in routing["mixture"].items()]
         mixture = ", ".join(parts) or "none: shared base"
         answers = [choice["message"]["content"].strip() for choice in (static, dynamic)]
-        table.add_row(prompt, mixture, *answers, expected)
+        table.add_row(shorten(prompt, 100, placeholder=" …"), mixture, *answers, expected)
     return table
 
 
