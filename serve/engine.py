@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 # Mixtures are rounded to this grid before anything is computed, so that equal ones are found equal.
 GRID = 64
+# More wait for the next step, behind a decode of those that run.
+ROUTED_PER_STEP = 16
 
 
 class Engine:
@@ -245,12 +247,10 @@ class Engine:
             self._fail_all("the engine failed on this batch; send the request again")
 
     def _receive(self, block: bool) -> None:
-        while True:
-            try:
-                command = self._inbox.get(block=block)
-            except queue.Empty:
-                return
-            block = False
+        # What arrives meanwhile waits for the next turn, so that no flood keeps others from decoding.
+        waiting = max(self._inbox.qsize(), int(block))
+        for _ in range(waiting):
+            command = self._inbox.get()
             if command is not None:
                 command()
 
@@ -258,12 +258,17 @@ class Engine:
         if self._unrouted:
             self._assign()
         if (slot := self.scheduler.admit()) is not None:
-            self._prefill(slot.payload)
+            try:
+                self._prefill(slot.payload)
+            except Exception:
+                log.exception("prefill failed")
+                self._drop(slot.payload)
+                self._emit(slot.payload, EngineError("the engine failed on this prompt; send it again"))
         if self.scheduler.running:
             self._decode()
 
     def _assign(self) -> None:
-        jobs = list(self._unrouted)
+        jobs = self._unrouted[:ROUTED_PER_STEP]
         dynamic = [job for job in jobs if job.request.target.kind == "dynamic"]
         routes = iter(self._routes([job.routed for job in dynamic]))
         for job in jobs:
@@ -297,6 +302,7 @@ class Engine:
     def _prefill(self, job: Job) -> None:
         assert job.slot is not None
         prompt = job.request.prompt
+        self.cache.clear(job.slot.row)
         rows = slice(job.slot.row, job.slot.row + 1)
         logits = self._forward([prompt], [range(len(prompt))], rows, [job.weights])
         self._advance([job], logits)

@@ -52,6 +52,13 @@ class SlotCache(Cache):
             layer.keys[target] = layer.keys[source]
             layer.values[target] = layer.values[source]
 
+    def clear(self, row: int) -> None:
+        """Forget a row's former request: masked or not, a NaN that it left would spoil every sum."""
+        for layer in self._stores:
+            if layer.is_initialized:
+                layer.keys[row].zero_()
+                layer.values[row].zero_()
+
     @property
     def nbytes(self) -> int:
         """Bytes held (zero before the first forward pass)."""

@@ -154,10 +154,45 @@ def test_a_failing_step_fails_its_requests_and_not_the_engine(engine, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.mixture.model, "forward", broken)
-        with pytest.raises(EngineError, match="send the request again"):
+        with pytest.raises(EngineError, match="send it again"):
             engine.generate([request()])
     assert engine.ready
     assert len(engine.generate([request()])[0].token_ids) == 4
+
+
+def test_what_a_former_request_left_in_a_row_does_not_matter(engine):
+    clean = engine.generate([request(tokens=8)])[0]
+    with torch.inference_mode():
+        for layer in engine.cache._stores:
+            layer.keys.fill_(float("nan"))
+            layer.values.fill_(float("nan"))
+    assert engine.generate([request(tokens=8)])[0].token_ids == clean.token_ids
+
+
+def test_stopping_with_many_running_and_waiting_tells_all(engine, monkeypatch):
+    forward = engine.mixture.model.forward
+
+    def slow(*args, **kwargs):
+        time.sleep(0.05)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine.mixture.model, "forward", slow)
+    told = []
+
+    def ask():
+        try:
+            engine.generate([request(tokens=55)])
+        except EngineError:
+            told.append(1)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    engine.stop()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert len(told) == 4
 
 
 def test_stopping_tells_waiting_requests_and_refuses_new_ones(engine, monkeypatch):
