@@ -17,7 +17,7 @@ from compress.bundle import Bundle
 from compress.compose import check_mixture, factor_weights
 from compress.errors import InputError
 from compress.loading import load_tokenizer
-from router import Route, Router, routing_tokens
+from router import Route, Router
 from serve import sampler
 from serve.detokenizer import Detokenizer
 from serve.job import Answer, EngineError, Job, Sink, collect
@@ -25,8 +25,7 @@ from serve.kvcache import SlotCache, context_length
 from serve.mixture import MixtureModel
 from serve.planner import Planner, Weights
 from serve.request import Event, GenerationRequest, Routing
-from serve.scheduler import Scheduler
-from serve.scheduler import Sequence as Slot
+from serve.scheduler import Entry, Scheduler
 from serve.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ ROUTED_PER_STEP = 16
 
 
 class Engine:
-    """Serves one bundle. All tensors are touched by the engine's own thread only."""
+    """Serves one bundle. Once started, only the engine's own thread runs the model."""
 
     def __init__(
         self,
@@ -130,11 +129,6 @@ class Engine:
             check_mixture({str(target.task): 1.0}, self.tasks)
         elif target.kind == "mixture":
             check_mixture(target.mixture or {}, self.tasks)
-        elif target.kind == "dynamic" and self.router is None:
-            raise InputError(
-                f"bundle {self.name} has no router; train one with twinserve train-router, or ask "
-                f"for {self.name}:static or {self.name}:TASK"
-            )
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """Events of one answer as they come; closing the iterator cancels the request.
@@ -164,8 +158,10 @@ class Engine:
     ) -> list[Answer]:
         """All answers, in the order of ``requests``, batched continuously. Raises as ``stream``."""
         sinks: list[queue.SimpleQueue[Event | BaseException]] = [queue.SimpleQueue() for _ in requests]
-        jobs = [self._submit(r, sink.put) for r, sink in zip(requests, sinks, strict=True)]
+        jobs: list[Job] = []
         try:
+            for request, sink in zip(requests, sinks, strict=True):
+                jobs.append(self._submit(request, sink.put))
             return [collect(sink, progress) for sink in sinks]
         except BaseException:
             for job in jobs:
@@ -181,8 +177,6 @@ class Engine:
         return self._submit_route(texts).result()
 
     def _submit_route(self, texts: list[str]) -> Future[list[Route]]:
-        if self.router is None:
-            raise InputError(f"bundle {self.name} has no router; train one with twinserve train-router")
         ids = [self._routing_ids(text) for text in texts]
         future: Future[list[Route]] = Future()
 
@@ -208,7 +202,12 @@ class Engine:
         return job
 
     def _routing_ids(self, text: str) -> list[int]:
-        ids = routing_tokens(self.tokenizer, text.strip())
+        if self.router is None:
+            raise InputError(
+                f"bundle {self.name} has no router; train one with twinserve train-router, or ask "
+                f"for {self.name}:static or {self.name}:TASK"
+            )
+        ids = self.router.encode(self.tokenizer, text.strip())
         if not ids:
             raise InputError("there is no text to route; give some, or name a mixture or an expert")
         return ids
@@ -232,10 +231,8 @@ class Engine:
                     self._turn()
             finally:
                 self._close()
-                try:
-                    self._receive(block=False)
-                finally:
-                    self._fail_all("the engine was stopped")
+                self._receive(block=False)
+                self._fail_all("the engine was stopped")
 
     def _turn(self) -> None:
         try:
@@ -251,19 +248,23 @@ class Engine:
         waiting = max(self._inbox.qsize(), int(block))
         for _ in range(waiting):
             command = self._inbox.get()
-            if command is not None:
-                command()
+            try:
+                if command is not None:
+                    command()
+            except Exception:
+                # The others' commands still have to be heard, or their senders would wait for ever.
+                log.exception("a command to the engine failed")
 
     def _step(self) -> None:
         if self._unrouted:
             self._assign()
-        if (slot := self.scheduler.admit()) is not None:
+        if (entry := self.scheduler.admit()) is not None:
             try:
-                self._prefill(slot.payload)
+                self._prefill(entry.payload)
             except Exception:
                 log.exception("prefill failed")
-                self._drop(slot.payload)
-                self._emit(slot.payload, EngineError("the engine failed on this prompt; send it again"))
+                self._drop(entry.payload)
+                self._emit(entry.payload, EngineError("the engine failed on this prompt; send it again"))
         if self.scheduler.running:
             self._decode()
 
@@ -275,8 +276,8 @@ class Engine:
             route = next(routes) if job.request.target.kind == "dynamic" else None
             job.routing = self._routing(job.request, route)
             job.weights = tuple(factor_weights(job.routing.mixture, self.tasks, self.scalings))
-            job.slot = Slot(job)
-            self.scheduler.add(job.slot)
+            job.entry = Entry(job)
+            self.scheduler.add(job.entry)
             self._unrouted.remove(job)
 
     def _routes(self, ids: list[list[int]]) -> list[Route]:
@@ -300,15 +301,15 @@ class Engine:
         return Routing(mixture, "router", route.confidence, "dynamic", generation)
 
     def _prefill(self, job: Job) -> None:
-        assert job.slot is not None
+        assert job.entry is not None
         prompt = job.request.prompt
-        self.cache.clear(job.slot.row)
-        rows = slice(job.slot.row, job.slot.row + 1)
+        self.cache.clear(job.entry.row)
+        rows = slice(job.entry.row, job.entry.row + 1)
         logits = self._forward([prompt], [range(len(prompt))], rows, [job.weights])
         self._advance([job], logits)
 
     def _decode(self) -> None:
-        jobs = [slot.payload for slot in self.scheduler.running]
+        jobs = [entry.payload for entry in self.scheduler.running]
         logits = self._forward(
             [job.tokens[-1:] for job in jobs],
             [[job.position] for job in jobs],
@@ -379,12 +380,12 @@ class Engine:
         job.done = True
         if job in self._unrouted:
             self._unrouted.remove(job)
-        if job.slot is not None and (move := self.scheduler.finish(job.slot)):
+        if job.entry is not None and (move := self.scheduler.finish(job.entry)):
             self.cache.move(move.source, move.target)
 
     def _fail_all(self, reason: str) -> None:
         # Everybody leaves, so no row has to move: this must work after the model has failed.
-        running = [slot.payload for slot in (*self.scheduler.running, *self.scheduler.waiting)]
+        running = [entry.payload for entry in (*self.scheduler.running, *self.scheduler.waiting)]
         jobs = [*self._unrouted, *running]
         self._unrouted.clear()
         self.scheduler.clear()

@@ -11,7 +11,7 @@ import torch
 from serve.detokenizer import Detokenizer
 from serve.planner import Weights
 from serve.request import Event, GenerationRequest, Routing
-from serve.scheduler import Sequence as Slot
+from serve.scheduler import Entry
 
 Sink = Callable[[Event | BaseException], None]
 
@@ -35,7 +35,7 @@ class Job:
     routing: Routing | None = None
     weights: Weights = ()
     tokens: list[int] = field(default_factory=list)
-    slot: Slot[Job] | None = None
+    entry: Entry[Job] | None = None
     done: bool = False
 
     @property

@@ -53,8 +53,8 @@ class Routing:
     """Which weights answered and who chose them.
 
     mixture: task -> weight. source: what decided it. confidence: the router's highest calibrated
-    probability in [0, 1], None where the router was not asked. arm: the experiment arm, or the
-    target's kind. generation: which version of the bundle's contents answered.
+    probability in [0, 1], None where the router was not asked. arm: the experiment arm; without one
+    the task's name, or the kind of target. generation: which version of the bundle's contents answered.
     """
 
     mixture: dict[str, float]

@@ -17,7 +17,7 @@ class State(StrEnum):
 
 
 @dataclass(eq=False)
-class Sequence(Generic[T]):
+class Entry(Generic[T]):
     """One answer in the making. ``row`` is its slot while it runs; ``payload`` the engine's own."""
 
     payload: T
@@ -35,41 +35,41 @@ class Move:
 
 @dataclass
 class Scheduler(Generic[T]):
-    """First come, first served over ``slots`` rows; running sequences fill rows 0..b-1 without gaps.
+    """First come, first served over ``slots`` rows; running entrys fill rows 0..b-1 without gaps.
 
-    Each engine step prefills at most one waiting sequence and then decodes all running ones, so a
+    Each engine step prefills at most one waiting entry and then decodes all running ones, so a
     newcomer never waits for others to finish while a row is free, and never stalls them longer than
     its own prefill.
     """
 
     slots: int
-    waiting: deque[Sequence[T]] = field(default_factory=deque)
-    running: list[Sequence[T]] = field(default_factory=list)
+    waiting: deque[Entry[T]] = field(default_factory=deque)
+    running: list[Entry[T]] = field(default_factory=list)
 
-    def add(self, sequence: Sequence[T]) -> None:
-        """Queue a new sequence."""
-        self.waiting.append(sequence)
+    def add(self, entry: Entry[T]) -> None:
+        """Queue a new entry."""
+        self.waiting.append(entry)
 
-    def admit(self) -> Sequence[T] | None:
-        """The next sequence to prefill, now running in the first free row; None if none or full."""
+    def admit(self) -> Entry[T] | None:
+        """The next entry to prefill, now running in the first free row; None if none or full."""
         if not self.waiting or len(self.running) >= self.slots:
             return None
-        sequence = self.waiting.popleft()
-        sequence.state, sequence.row = State.RUNNING, len(self.running)
-        self.running.append(sequence)
-        return sequence
+        entry = self.waiting.popleft()
+        entry.state, entry.row = State.RUNNING, len(self.running)
+        self.running.append(entry)
+        return entry
 
-    def finish(self, sequence: Sequence[T]) -> Move | None:
-        """Remove a sequence, finished or cancelled; the last row moves into the gap it leaves."""
-        if sequence.state is State.WAITING:
-            self.waiting.remove(sequence)
-            sequence.state = State.FINISHED
+    def finish(self, entry: Entry[T]) -> Move | None:
+        """Remove a entry, finished or cancelled; the last row moves into the gap it leaves."""
+        if entry.state is State.WAITING:
+            self.waiting.remove(entry)
+            entry.state = State.FINISHED
             return None
-        if sequence.state is State.FINISHED:
+        if entry.state is State.FINISHED:
             return None
-        row, last = sequence.row, self.running.pop()
-        sequence.state, sequence.row = State.FINISHED, -1
-        if last is sequence:
+        row, last = entry.row, self.running.pop()
+        entry.state, entry.row = State.FINISHED, -1
+        if last is entry:
             return None
         self.running[row] = last
         move = Move(source=last.row, target=row)
@@ -78,8 +78,8 @@ class Scheduler(Generic[T]):
 
     def clear(self) -> None:
         """Everybody leaves at once."""
-        for sequence in (*self.waiting, *self.running):
-            sequence.state, sequence.row = State.FINISHED, -1
+        for entry in (*self.waiting, *self.running):
+            entry.state, entry.row = State.FINISHED, -1
         self.waiting.clear()
         self.running.clear()
 

@@ -89,12 +89,20 @@ def test_memory_grows_with_the_longest_request_and_keeps_what_runs(zoo):
         made.stop()
 
 
-def test_stop_token_and_eos_end_the_answer(engine):
+def test_a_stop_token_ends_the_answer(engine):
     tokens = engine.generate([request(tokens=12)])[0].token_ids
     stopped = engine.generate([request(tokens=12, stop_token_ids=(tokens[5],))])[0]
     first = tokens.index(tokens[5])
     assert stopped.token_ids == tokens[: first + 1] and stopped.finish_reason == "stop"
     assert stopped.text == tiny.tokenizer().decode(tokens[:first], skip_special_tokens=True)
+
+
+def test_the_end_of_sequence_ends_the_answer_unless_ignored(engine, monkeypatch):
+    tokens = engine.generate([request(tokens=12)])[0].token_ids
+    monkeypatch.setattr(engine, "_eos", frozenset({tokens[5]}))
+    ended = engine.generate([request(tokens=12, ignore_eos=False)])[0]
+    assert ended.token_ids == tokens[: tokens.index(tokens[5]) + 1] and ended.finish_reason == "stop"
+    assert engine.generate([request(tokens=12, ignore_eos=True)])[0].token_ids == tokens
 
 
 def test_stop_string_ends_the_answer(engine):
@@ -104,37 +112,59 @@ def test_stop_string_ends_the_answer(engine):
     assert stopped.text == whole.text[: whole.text.find(word)] and stopped.finish_reason == "stop"
 
 
-def test_closing_a_stream_frees_its_slot(engine):
-    async def go():
-        stream = engine.stream(request(tokens=50))
-        await anext(stream)
-        await stream.aclose()
-        # Two slots: without the first one's row this would need a third.
-        return await asyncio.gather(*(collect(request(tokens=30)) for _ in range(2)))
+@pytest.fixture
+def slow(engine, monkeypatch):
+    """Each step takes so long that an answer nobody cancels outlasts the test."""
+    forward = engine.mixture.model.forward
 
-    async def collect(asked):
-        return [event async for event in engine.stream(asked)]
+    def wait(*args, **kwargs):
+        time.sleep(0.05)
+        return forward(*args, **kwargs)
 
-    events = asyncio.run(go())
-    assert all(len(e) == 30 and e[-1].finish_reason == "length" for e in events)
-    deadline = time.monotonic() + 5
-    while not engine.scheduler.idle and time.monotonic() < deadline:
+    monkeypatch.setattr(engine.mixture.model, "forward", wait)
+
+
+def soon(condition):
+    deadline = time.monotonic() + 1
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert engine.scheduler.idle
+    return condition()
 
 
-def test_cancelling_while_waiting_for_a_slot(engine):
+def test_closing_a_stream_frees_its_slot_at_once(engine, slow):
     async def go():
-        running = [engine.stream(request(tokens=40)) for _ in range(2)]
+        stream = engine.stream(request(tokens=59))
+        await anext(stream)
+        assert len(engine.scheduler.running) == 1
+        await stream.aclose()
+
+    asyncio.run(go())
+    assert soon(lambda: engine.scheduler.idle), "it was not cancelled: 59 steps take 3 s"
+
+
+def test_cancelling_while_waiting_for_a_slot(engine, slow):
+    async def go():
+        running = [engine.stream(request(tokens=59)) for _ in range(2)]
         for stream in running:
             await anext(stream)
         waiting = asyncio.ensure_future(anext(engine.stream(request(tokens=5))))
-        await asyncio.sleep(0.01)
+        while not engine.scheduler.waiting:
+            await asyncio.sleep(0.01)
         waiting.cancel()
-        rest = [[event async for event in stream] for stream in running]
-        return [len(events) for events in rest]
+        await asyncio.sleep(0)
+        left = await asyncio.to_thread(soon, lambda: not engine.scheduler.waiting)
+        still = len(engine.scheduler.running)
+        for stream in running:
+            await stream.aclose()
+        return left, still
 
-    assert asyncio.run(go()) == [39, 39]
+    assert asyncio.run(go()) == (True, 2)
+
+
+def test_a_request_refused_late_takes_the_earlier_ones_with_it(engine, slow):
+    with pytest.raises(InputError, match="prompt is empty"):
+        engine.generate([request(tokens=59), request(tokens=59), request(length=0)])
+    assert soon(lambda: engine.scheduler.idle)
 
 
 def test_streamed_text_adds_up_to_the_answer(engine):
@@ -169,57 +199,34 @@ def test_what_a_former_request_left_in_a_row_does_not_matter(engine):
     assert engine.generate([request(tokens=8)])[0].token_ids == clean.token_ids
 
 
-def test_stopping_with_many_running_and_waiting_tells_all(engine, monkeypatch):
-    forward = engine.mixture.model.forward
-
-    def slow(*args, **kwargs):
-        time.sleep(0.05)
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(engine.mixture.model, "forward", slow)
+def test_stopping_tells_all_running_and_waiting_and_refuses_new_ones(engine, slow):
     told = []
 
     def ask():
         try:
             engine.generate([request(tokens=55)])
-        except EngineError:
-            told.append(1)
+        except EngineError as error:
+            told.append(str(error))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    assert soon(lambda: len(engine.scheduler.running) == 2 and len(engine.scheduler.waiting) == 2)
     engine.stop()
     for thread in threads:
         thread.join(timeout=10)
-    assert len(told) == 4
-
-
-def test_stopping_tells_waiting_requests_and_refuses_new_ones(engine, monkeypatch):
-    forward = engine.mixture.model.forward
-
-    def slow(*args, **kwargs):
-        time.sleep(0.05)
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(engine.mixture.model, "forward", slow)
-    caught = []
-
-    def ask():
-        try:
-            engine.generate([request(tokens=59)])
-        except EngineError as error:
-            caught.append(str(error))
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    time.sleep(0.2)
-    engine.stop()
-    thread.join(timeout=10)
-    assert caught == ["the engine was stopped"]
+    assert told == ["the engine was stopped"] * 4
     assert not engine.ready
     with pytest.raises(EngineError, match="not running"):
         engine.generate([request()])
+
+
+def test_a_failing_command_does_not_silence_the_next_ones(engine):
+    def fail():
+        raise RuntimeError("broken command")
+
+    engine._put(fail)
+    assert len(engine.generate([request()])[0].token_ids) == 4
 
 
 @pytest.mark.parametrize(

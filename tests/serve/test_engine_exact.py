@@ -18,8 +18,9 @@ from tests import tiny
 NEAR_TIE = 1e-4
 
 
-def engine_of(zoo, **settings):
+def engine_of(zoo, attention="sdpa", **settings):
     mixture = MixtureModel.load(zoo.bundle, dtype=torch.float32)
+    mixture.model.set_attn_implementation(attention)
     settings = EngineSettings(max_model_len=128, threads=1, **settings)
     return Engine(mixture, tiny.tokenizer(), settings, name="tiny", scalings=zoo.bundle.scalings).start()
 
@@ -66,6 +67,20 @@ def test_mixed_continuous_batch_is_exact(zoo, kind, family, composition):
         ties += gap is not None
     assert ties <= 1
     assert (engine.planner.passes["composed"] == 0) == (composition == "factored")
+
+
+def test_attention_that_adds_its_mask_is_exact_too(zoo):
+    z = zoo("full", "llama")
+    engine = engine_of(z, attention="eager", slots=3)
+    requests = [request(tiny.prompt(i, 3 + 5 * i), {f"t{i % 3}": 1.0}, 8) for i in range(5)]
+    try:
+        assert engine._additive
+        answers = engine.generate(requests)
+    finally:
+        engine.stop()
+    for asked, answer in zip(requests, answers, strict=True):
+        gap = first_difference(z.reference(asked.target.mixture), asked.prompt, answer.token_ids)
+        assert gap is None or gap < NEAR_TIE
 
 
 def test_a_wrong_mixture_would_be_noticed(zoo):

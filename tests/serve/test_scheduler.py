@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.scheduler import Scheduler, Sequence, State
+from serve.scheduler import Entry, Scheduler, State
 
 # One event: a new request, an engine step's admission, or the departure of some request.
 events = st.lists(st.tuples(st.sampled_from(["add", "admit", "leave"]), st.integers(0, 99)), max_size=80)
@@ -15,26 +15,26 @@ events = st.lists(st.tuples(st.sampled_from(["add", "admit", "leave"]), st.integ
 @given(slots=st.integers(1, 5), history=events)
 def test_rows_are_dense_distinct_and_followed_by_their_data(slots, history):
     scheduler: Scheduler[int] = Scheduler(slots)
-    present: list[Sequence[int]] = []
+    present: list[Entry[int]] = []
     memory: dict[int, int] = {}  # row -> whose data it holds, moved as the scheduler says
     admitted: list[int] = []
     for number, (kind, pick) in enumerate(history):
         if kind == "add":
-            sequence = Sequence(number)
-            scheduler.add(sequence)
-            present.append(sequence)
+            entry = Entry(number)
+            scheduler.add(entry)
+            present.append(entry)
         elif kind == "admit":
             got = scheduler.admit()
             if got is not None:
                 memory[got.row] = got.payload
                 admitted.append(got.payload)
         elif present:
-            sequence = present.pop(pick % len(present))
-            move = scheduler.finish(sequence)
+            entry = present.pop(pick % len(present))
+            move = scheduler.finish(entry)
             if move is not None:
                 memory[move.target] = memory[move.source]
-            assert sequence.state is State.FINISHED
-            assert scheduler.finish(sequence) is None, "leaving twice is harmless"
+            assert entry.state is State.FINISHED
+            assert scheduler.finish(entry) is None, "leaving twice is harmless"
         assert [s.row for s in scheduler.running] == list(range(len(scheduler.running)))
         assert len(scheduler.running) <= slots
         assert all(memory[s.row] == s.payload for s in scheduler.running)
