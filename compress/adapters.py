@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -20,7 +19,7 @@ from compress.errors import InputError
 from compress.lowrank import LowRank
 from compress.parameters import Kind, Parameter
 from compress.recipe import validation_sentence
-from compress.tensorfiles import open_tensors
+from compress.tensorfiles import hash_tensors, open_tensors
 
 PREFIX = "base_model.model."
 # Settings whose every value is understood, or that say nothing about the weights.
@@ -109,12 +108,8 @@ class Adapter:
 
     def sha256(self) -> str:
         """Hash of the adapter's tensors and of the settings that scale them."""
-        digest = hashlib.sha256(self.settings.model_dump_json().encode())
-        for key in sorted(self.tensors.files):
-            tensor = self.tensors.read(key).contiguous()
-            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        tensors = ((key, self.tensors.read(key)) for key in sorted(self.tensors.files))
+        return hash_tensors(tensors, self.settings.model_dump_json())
 
     def _place(self, key: str) -> None:
         path = key.removeprefix(PREFIX)
@@ -123,6 +118,7 @@ class Adapter:
         match = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", path)
         if match:
             parameter = self._by_module.get(match[1])
+            self._refuse_tied_head(match[1])
             if parameter is None:
                 raise InputError(
                     f"{self.folder}: {key} adapts {match[1]!r}, which the base does not have; "
@@ -135,6 +131,7 @@ class Adapter:
             self._factors[parameter.name][match[3]] = key
             return
         name = path.replace(".base_layer.", ".")
+        self._refuse_tied_head(name.rpartition(".")[0])
         if name not in self.table:
             raise InputError(
                 f"{self.folder}: tensor {key} is not supported yet, or the base has no parameter {name}"
@@ -170,12 +167,20 @@ class Adapter:
             )
 
     def _check_tied(self) -> None:
+        for name in (*self._factors, *self._replaced):
+            if self.table[name].tied_head:
+                self._refuse_tied(self.table[name])
+
+    def _refuse_tied_head(self, module: str) -> None:
         for parameter in self.table.values():
-            if parameter.tied_head and (parameter.name in self._factors or parameter.name in self._replaced):
-                raise InputError(
-                    f"{self.folder}: the adapter changes {parameter.module}, whose weight the base ties to "
-                    f"{parameter.tied_head}; adapters that untie them are not supported yet"
-                )
+            if parameter.tied_head == module:
+                self._refuse_tied(parameter)
+
+    def _refuse_tied(self, parameter: Parameter) -> None:
+        raise InputError(
+            f"{self.folder}: the adapter changes {parameter.module} or {parameter.tied_head}, whose "
+            "weight the base ties; adapters that untie them are not supported yet"
+        )
 
 
 def is_adapter(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from compress.errors import InputError
 from compress.experts import write_expert
 from compress.loading import load_tokenizer
 from compress.lowrank import LowRank, truncate
-from compress.merging.task_arithmetic import merge
+from compress.merging.method import merge
 from compress.recipe import ExclusiveRecipe, ExpertRecipe, Recipe
 from compress.reference import choose_reference
 from compress.sources import COMPANIONS, resolve

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from transformers import PretrainedConfig
 from compress.errors import InputError
 from compress.lowrank import LowRank
 from compress.parameters import Parameter, empty_model, parameter_table, read_config
-from compress.tensorfiles import TensorFiles, open_tensors
+from compress.tensorfiles import TensorFiles, hash_tensors, open_tensors
 
 # Settings that change what the same weights compute.
 MEANING = (
@@ -93,12 +92,7 @@ class Checkpoint:
 
     def sha256(self) -> str:
         """Hash of all weights: names, dtypes, shapes and bytes, however they are sharded."""
-        digest = hashlib.sha256()
-        for name in sorted(self.table):
-            tensor = self.read(name).contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return hash_tensors((name, self.read(name)) for name in sorted(self.table))
 
     def _check_tied_heads(self) -> None:
         for parameter in self.table.values():

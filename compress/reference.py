@@ -7,7 +7,7 @@ from typing import Literal
 from compress.adapters import Adapter
 from compress.checkpoints import Checkpoint
 from compress.lowrank import truncate
-from compress.merging.task_arithmetic import merge
+from compress.merging.method import merge
 from compress.recipe import ExclusiveRecipe
 
 SAMPLE = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -99,6 +100,15 @@ def _nothing_found(folder: Path, wanted: str) -> str:
             "AutoModelForCausalLM as M; M.from_pretrained('IN').save_pretrained('OUT')\""
         )
     return f"{folder}: no {wanted} found; point to a folder saved with save_pretrained"
+
+
+def hash_tensors(tensors: Iterable[tuple[str, Tensor]], preface: str = "") -> str:
+    """sha256 over names, dtypes, shapes and bytes, in the order given and after ``preface``."""
+    digest = hashlib.sha256(preface.encode())
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from router.calibration import (
 )
 from router.classifier import Classifier
 from router.features import Progress
+from router.jsonl import prompt_of, read_jsonl
 from router.router import Router
 from router.settings import RouterSettings
 from router.text import routing_text, routing_tokens
@@ -41,49 +41,16 @@ class Prompt:
 def read_prompts(path: Path) -> list[Prompt]:
     """Prompts of a JSON Lines file: ``{"task": …, "prompt": …}`` or ``{"task": …, "messages": …}``.
 
-    Blank lines are skipped. Raises InputError that starts with ``file:line:`` for a bad line.
+    Raises InputError that starts with ``file:line:`` for a bad line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the prompts cannot be read as UTF-8 text: {error}") from error
-    prompts = []
-    # Not splitlines(): U+2028 and its like may stand unescaped inside a JSON string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                prompts.append(_parse(line))
-            except InputError as error:
-                raise InputError(f"{path}:{number}: {error}") from error
-    if not prompts:
-        raise InputError(f"{path}: holds no prompts: write lines like {_EXAMPLE}")
-    return prompts
+    return read_jsonl(path, _prompt, '{"task": "NAME", "prompt": "TEXT"}')
 
 
-_EXAMPLE = '{"task": "NAME", "prompt": "TEXT"}'
-
-
-def _parse(line: str) -> Prompt:
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"not valid JSON ({error}): write one object a line, like {_EXAMPLE}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"not a JSON object: write one a line, like {_EXAMPLE}")
+def _prompt(content: dict[str, Any]) -> Prompt:
     task = content.get("task")
     if not isinstance(task, str) or not task:
         raise InputError('"task" must be the name of a task')
-    kinds = {"prompt": str, "messages": list}
-    given = [key for key in kinds if key in content]
-    if len(given) != 1:
-        raise InputError('give either "prompt" or "messages"')
-    key = given[0]
-    if not isinstance(content[key], kinds[key]):
-        raise InputError(f'"{key}" must be a {"string" if key == "prompt" else "list of messages"}')
-    text = routing_text(content[key]).strip()
-    if not text:
-        raise InputError(f'"{key}" has no text to route: remove the line or write a prompt')
-    return Prompt(task, text)
+    return Prompt(task, routing_text(prompt_of(content)).strip())
 
 
 def train_router(
@@ -135,6 +102,10 @@ def train_router(
 
 
 def distinct(prompts: Sequence[Prompt], tasks: Sequence[str]) -> tuple[list[Prompt], dict[str, int]]:
+    """Prompts of exactly one task, each once, and how many were dropped as duplicates or conflicts.
+
+    Raises InputError for an unknown task, or one with fewer than 10 prompts left.
+    """
     owners: dict[str, set[str]] = {}
     for prompt in prompts:
         if prompt.task not in tasks:

@@ -58,8 +58,10 @@ def compare(
     """
     bundle = Bundle.open(path)
     tasks = bundle.tasks
-    base = _verified_base(bundle)
-    folders = {task: _verified_finetune(bundle, base, task, (references or {}).get(task)) for task in tasks}
+    checkpoint = _verified_base(bundle)
+    base = checkpoint.folder
+    named = references or {}
+    folders = {task: _verified_finetune(bundle, checkpoint, task, named.get(task)) for task in tasks}
     result = Comparison(tasks, {task: len(items) for task, items in data.items()})
     result.storage = _storage(bundle)
     count = sum(result.prompts.values())
@@ -137,23 +139,22 @@ def _storage(bundle: Bundle) -> dict[str, float]:
     return {"base": one, "static": one, "dynamic": dynamic, "oracle": oracle, "own": own}
 
 
-def _verified_base(bundle: Bundle) -> Path:
+def _verified_base(bundle: Bundle) -> Checkpoint:
     facts = bundle.manifest.base
-    folder = resolve(facts.source)
-    if Checkpoint.open(folder).sha256() != facts.sha256:
+    base = Checkpoint.open(resolve(facts.source))
+    if base.sha256() != facts.sha256:
         raise InputError(
             f"{facts.source}: its weights are not the ones that {bundle.path} was built from "
             f"(sha256 {facts.sha256[:16]}…); evaluate where the same base is at hand"
         )
-    return folder
+    return base
 
 
-def _verified_finetune(bundle: Bundle, base: Path, task: str, reference: str | None) -> Path:
+def _verified_finetune(bundle: Bundle, base: Checkpoint, task: str, reference: str | None) -> Path:
     """The folder of a task's own fine-tune; one that the caller did not name must be the very one."""
     facts = bundle.manifest.experts[task]
     folder = resolve(reference or facts.source)
-    opened = Checkpoint.open(base)
-    finetune = Adapter(folder, opened.table) if is_adapter(folder) else Checkpoint.open(folder, opened)
+    finetune = Adapter(folder, base.table) if is_adapter(folder) else Checkpoint.open(folder, base)
     if reference is None and finetune.sha256() != facts.sha256:
         raise InputError(
             f"{facts.source}: is not the fine-tune that expert {task!r} was made from; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from compress.errors import InputError
+from router.jsonl import prompt_of, read_jsonl
 from router.text import routing_text
 from serve.engine import Engine
-from serve.prompts import prompt_ids
+from serve.prompts import chat_ids
 from serve.request import GenerationRequest, SamplingParams, Target
 
 # An answer that is right ends within its reference's length; a few tokens more show that it does not.
@@ -57,25 +57,15 @@ def read_data(folder: Path, tasks: Sequence[str], limit: int | None = None) -> d
         path = folder / f"{task}.jsonl"
         if not path.is_file():
             raise InputError(f"{path}: no such file; every task needs its held-out prompts there")
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if not lines:
-            raise InputError(f"{path}: holds no prompts")
-        data[task] = [_item(path, number, line) for number, line in enumerate(lines, 1)][:limit]
+        data[task] = read_jsonl(path, _item, '{"prompt": "TEXT", "answer": "TEXT"}')[:limit]
     return data
 
 
-def _item(path: Path, number: int, line: str) -> Item:
-    try:
-        content = json.loads(line)
-        messages = content.get("messages") or [{"role": "user", "content": content["prompt"]}]
-        answer = content["answer"]
-    except (ValueError, KeyError, AttributeError) as error:
-        raise InputError(
-            f'{path}:{number}: each line is {{"prompt" or "messages": …, "answer": …}} as JSON'
-        ) from error
+def _item(content: dict[str, Any]) -> Item:
+    prompt, answer = prompt_of(content), content.get("answer")
     if not isinstance(answer, str) or not answer.strip():
-        raise InputError(f"{path}:{number}: answer must be a non-empty text")
-    return Item(messages, answer)
+        raise InputError('"answer" must be a non-empty text')
+    return Item([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt, answer)
 
 
 def score(
@@ -107,7 +97,7 @@ def score(
 
 
 def _request(engine: Engine, item: Item, target: Target) -> GenerationRequest:
-    ids = prompt_ids(engine.tokenizer, item.messages)
+    ids = chat_ids(engine.tokenizer, item.messages)
     reference = engine.tokenizer(item.answer, add_special_tokens=False)["input_ids"]
     params = SamplingParams(max_tokens=len(reference) + 1 + SPARE_TOKENS)
     return GenerationRequest(ids, params, target, routing_text(item.messages))

@@ -1,12 +1,13 @@
-"""What a merge method declares about itself."""
+"""What a merge method declares about itself, and the sum that all linear ones share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,13 @@ class MergeMethod:
     """
 
     name: str
-    paper: str
     parameters: type[BaseModel]
     coefficients: Callable[[Sequence[str], Any], dict[str, float]]
+
+
+def merge(base: Tensor, task_vectors: Iterable[tuple[float, Tensor]]) -> Tensor:
+    """``base + sum lambda_t tau_t`` for one tensor; consumes the task vectors one at a time."""
+    merged = base.clone()
+    for scaling, task_vector in task_vectors:
+        merged.add_(task_vector, alpha=scaling)
+    return merged

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from compress.errors import InputError
 from compress.merging.method import MergeMethod
@@ -31,17 +30,8 @@ def coefficients(tasks: Sequence[str], parameters: TaskArithmeticParameters) -> 
     return {task: parameters.scaling[task] for task in tasks}
 
 
-def merge(base: Tensor, task_vectors: Iterable[tuple[float, Tensor]]) -> Tensor:
-    """``base + sum lambda_t tau_t`` for one tensor; consumes the task vectors one at a time."""
-    merged = base.clone()
-    for scaling, task_vector in task_vectors:
-        merged.add_(task_vector, alpha=scaling)
-    return merged
-
-
 TASK_ARITHMETIC = MergeMethod(
     name="task_arithmetic",
-    paper="https://arxiv.org/abs/2212.04089",
     parameters=TaskArithmeticParameters,
     coefficients=coefficients,
 )

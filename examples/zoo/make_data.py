@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import reasoning_gym
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -54,6 +53,9 @@ def generated(task: str, seed: int, size: int) -> list[Item]:
     Questions are stripped, as in the experts' training: after the line feed that ends a reversal
     question, the expert often ends its answer with one as well, which no exact match forgives.
     """
+    # Imported here, so that what needs no generator needs no extra either.
+    import reasoning_gym
+
     items = reasoning_gym.create_dataset(GENERATORS[task], seed=seed, size=size)
     return [Item(item["question"].strip(), item["answer"]) for item in items]
 

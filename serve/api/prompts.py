@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from router.text import routing_text
+from serve import prompts
 from serve.api.errors import ApiError
 from serve.api.schemas import Message
 from serve.request import Target
@@ -74,12 +75,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
             code="no_chat_template",
         )
     try:
-        ids: list[int] = tokenizer.apply_chat_template(
-            [message.for_template() for message in messages],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
+        return prompts.chat_ids(tokenizer, [message.for_template() for message in messages])
     except jinja2.TemplateError as error:
         raise ApiError(
             400,
@@ -87,7 +83,6 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
             param="messages",
             code="invalid_value",
         ) from error
-    return ids
 
 
 def check_ids(tokenizer: Any, ids: Sequence[int], param: str) -> None:

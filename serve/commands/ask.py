@@ -29,7 +29,7 @@ def generate(
     """
     from compress.errors import InputError
     from serve.engine import Engine
-    from serve.prompts import prompt_ids
+    from serve.prompts import chat_ids
     from serve.request import GenerationRequest, SamplingParams, Target
 
     if not prompt.strip():
@@ -37,7 +37,7 @@ def generate(
     target = Target(model) if model in ("dynamic", "static") else Target("task", task=model)  # type: ignore[arg-type]
     engine = Engine.open(bundle, engine_settings(device=device, threads=threads))
     try:
-        ids = prompt_ids(engine.tokenizer, [{"role": "user", "content": prompt}])
+        ids = chat_ids(engine.tokenizer, [{"role": "user", "content": prompt}])
         params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
         (answer,) = engine.generate([GenerationRequest(ids, params, target, prompt)])
     finally:

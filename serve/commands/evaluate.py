@@ -41,6 +41,8 @@ def evaluate(
     from serve.comparison import compare
     from serve.evaluate import read_data
 
+    if len({bundle.name for bundle in bundles}) < len(bundles):
+        raise typer.BadParameter("two bundles have the same folder name, so their results would look alike")
     references = dict(_pair(text) for text in reference or [])
     settings = engine_settings(device=device, threads=threads)
     results: dict[str, Any] = {}

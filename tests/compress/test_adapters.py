@@ -147,7 +147,7 @@ def test_adapters_that_untie_the_head_are_refused(tmp_path, settings):
     model = tiny.save_base(tmp_path / "base", "gpt2")
     tiny.save_adapter(tmp_path / "adapter", model, 3, **settings)
     table = Checkpoint.open(tmp_path / "base").table
-    with pytest.raises(InputError, match=r"lm_head|tied|ties"):
+    with pytest.raises(InputError, match="whose weight the base ties"):
         Adapter(tmp_path / "adapter", table)
 
 

@@ -300,7 +300,7 @@ def test_peak_memory_does_not_grow_with_the_number_of_checkpoints(tmp_path):
         )
         peaks.append(int(run.stdout.split()[-1]))
     assert size > 40e6
-    assert peaks[1] - peaks[0] < size, f"grew by {(peaks[1] - peaks[0]) / size:.2f} checkpoints"
+    assert peaks[1] - peaks[0] < 0.25 * size, f"grew by {(peaks[1] - peaks[0]) / size:.2f} checkpoints"
 
 
 def test_bundle_opens_again_from_another_place(zoo, tmp_path):

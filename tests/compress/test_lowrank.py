@@ -77,43 +77,33 @@ def test_randomised_svd_is_used_far_below_full_rank_and_is_near_the_best(monkeyp
     assert best <= error + 1e-6 <= 1.01 * best
 
 
-def test_svd_that_fails_falls_back_to_gesvd_in_float64(monkeypatch):
-    def fail(*_, **__):
-        raise torch.linalg.LinAlgError("failed to converge")
-
-    drivers = []
-    original = scipy.linalg.svd
-
-    def record(array, **options):
-        drivers.append((options["lapack_driver"], array.dtype))
-        return original(array, **options)
-
-    monkeypatch.setattr(torch.linalg, "svd", fail)
-    monkeypatch.setattr(scipy.linalg, "svd", record)
-    matrix = random_matrix(12, 9, 4)
-    part = truncate(matrix, rank=9)
-    assert part.factors is not None
-    torch.testing.assert_close(part.factors.dense(), matrix, rtol=0, atol=1e-5)
-    assert drivers == [("gesvd", np.float64)]
-
-
-def test_when_every_exact_svd_fails_the_randomised_one_still_answers(monkeypatch):
-    original = scipy.linalg.svd
+@pytest.mark.parametrize("gesvd_fails", [False, True])
+def test_svd_that_fails_falls_back_to_gesvd_in_float64_then_to_the_randomised_one(monkeypatch, gesvd_fails):
+    original, tried = scipy.linalg.svd, []
 
     def fail(*_, **__):
         raise torch.linalg.LinAlgError("failed to converge")
 
-    def fail_on_full(array, **options):
-        if array.shape == (12, 9):
+    def gesvd(array, **options):
+        tried.append((options["lapack_driver"], array.dtype))
+        if gesvd_fails and len(tried) == 1:
             raise np.linalg.LinAlgError("failed to converge")
         return original(array, **options)
 
     monkeypatch.setattr(torch.linalg, "svd", fail)
-    monkeypatch.setattr(scipy.linalg, "svd", fail_on_full)
+    monkeypatch.setattr(scipy.linalg, "svd", gesvd)
     matrix = random_matrix(12, 9, 4)
     part = truncate(matrix, rank=9)
     assert part.factors is not None
     torch.testing.assert_close(part.factors.dense(), matrix, rtol=0, atol=1e-5)
+    # The randomised one takes the small matrix's SVD by the same driver.
+    assert tried == [("gesvd", np.float64)] * (2 if gesvd_fails else 1)
+
+
+def test_real_directions_of_a_tall_matrix_are_not_taken_for_rounding():
+    matrix = random_matrix(60_000, 12, 5)
+    matrix = matrix @ torch.diag(torch.tensor([1.0] + [0.004] * 11))
+    assert truncate(matrix, rank=12).factors.rank == 12
 
 
 @settings(deadline=None, max_examples=30)

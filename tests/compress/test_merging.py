@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from compress.errors import InputError
 from compress.merging import METHODS
-from compress.merging.task_arithmetic import merge
+from compress.merging.method import merge
 
 
 def tensors(seed: int) -> dict[str, torch.Tensor]:
@@ -41,6 +42,17 @@ def test_equals_mergekit(scalings):
     )
     for name, merged in ours(base, tuned, scalings).items():
         torch.testing.assert_close(merged, theirs[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scalings", [(0.3, 0.3, 0.3), (0.1, 0.7, 1.2), (0.0, 1.0, -0.5)])
+def test_equals_the_papers_formula_in_float64(scalings):
+    base, tuned = tensors(0), [tensors(i) for i in (1, 2, 3)]
+    for name, merged in ours(base, tuned, scalings).items():
+        start = base[name].double().numpy()
+        expected = start + sum(
+            s * (t[name].double().numpy() - start) for s, t in zip(scalings, tuned, strict=True)
+        )
+        np.testing.assert_allclose(merged.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_base_is_not_changed_in_place():

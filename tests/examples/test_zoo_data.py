@@ -136,7 +136,6 @@ def test_generated_tasks_come_out_as_committed(task: str, tmp_path: Path) -> Non
 
 
 def test_texts_seen_before_are_dropped_and_replaced() -> None:
-    pytest.importorskip("reasoning_gym")
     from examples.zoo.make_data import Item, take
 
     source = [Item(prompt, "x") for prompt in ("old", "new", "NEW ", "newer")]
@@ -147,7 +146,6 @@ def test_texts_seen_before_are_dropped_and_replaced() -> None:
 
 
 def test_a_leak_is_refused_with_both_places_named() -> None:
-    pytest.importorskip("reasoning_gym")
     from examples.zoo.make_data import require_disjoint
 
     require_disjoint({"a training": ["x", "x"], "a test": ["y"]})
@@ -158,7 +156,6 @@ def test_a_leak_is_refused_with_both_places_named() -> None:
 
 
 def test_held_out_reviews_are_the_last_part_of_the_shuffle() -> None:
-    pytest.importorskip("reasoning_gym")
     from examples.zoo.make_data import sentiment_items
 
     clear = [Snippet(1.0 if i % 2 else -1.0, f"text {i}") for i in range(100)]

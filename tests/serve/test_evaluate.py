@@ -26,15 +26,19 @@ def test_data_with_prompts_and_messages(tmp_path):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("{broken", r"a\.jsonl:2: each line is"),
-        ('{"prompt": "x"}', r"a\.jsonl:2: each line is"),
-        ('["x"]', r"a\.jsonl:2: each line is"),
-        ('{"prompt": "x", "answer": 3}', r"a\.jsonl:2: answer must be"),
-        ('{"prompt": "x", "answer": " "}', r"a\.jsonl:2: answer must be"),
+        ("{broken", r"a\.jsonl:3: not valid JSON"),
+        ('{"prompt": "x"}', r'a\.jsonl:3: "answer" must be'),
+        ('["x"]', r"a\.jsonl:3: not a JSON object"),
+        ('{"prompt": "x", "answer": 3}', r'a\.jsonl:3: "answer" must be'),
+        ('{"prompt": "x", "answer": " "}', r'a\.jsonl:3: "answer" must be'),
+        ('{"prompt": 5, "answer": "y"}', r'a\.jsonl:3: "prompt" must be a string'),
+        ('{"messages": "hello", "answer": "y"}', r'a\.jsonl:3: "messages" must be a list'),
+        ('{"messages": [5], "answer": "y"}', r"a\.jsonl:3: messages\[0\] must be"),
+        ('{"prompt": " ", "answer": "y"}', r'a\.jsonl:3: "prompt" has no text'),
     ],
 )
 def test_bad_lines_are_named(tmp_path, line, sentence):
-    write(tmp_path, "a.jsonl", '{"prompt": "x", "answer": "y"}', line)
+    write(tmp_path, "a.jsonl", '{"prompt": "x", "answer": "y"}', "", line)
     with pytest.raises(InputError, match=sentence):
         read_data(tmp_path, ["a"])
 
