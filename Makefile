@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := configs/constraints.txt
-SOURCES := compress router serve examples
+SOURCES := compress router serve examples benchmarks
 
 # cpu or cuda. Unsaid, a venv keeps the build it has: 'make test' after
 # 'make quickstart TORCH=cuda' must not swap gigabytes.

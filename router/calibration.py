@@ -67,26 +67,11 @@ class Novelty:
     divided by their deviation (Sun et al. 2022, deep nearest neighbours). references: [m, d],
     float32 unit vectors. Known prompts have a distance of at most ``threshold``.
 
-    Chosen by measurement. SmolLM2-135M, three tasks of 106 training prompts, default features,
-    a threshold for 2% false rejection; shares rejected, means over ten splits, of 450 prompts
-    like the training ones, 84 that belong to no task, 30 that reword a task; the fourth column is
-    the least share of foreign prompts that routers of a single task rejected:
-
-        =============================  =====  =======  ========  ===========
-        method                         alike  foreign  reworded  single task
-        =============================  =====  =======  ========  ===========
-        this                           0.8%   100%     61%       100%
-        the same, not scaled           1.6%   100%     69%       100%
-        the same, centred              2.0%   100%     58%       48%
-        Mahalanobis, Ledoit-Wolf       1.6%   100%     81%       100%
-        the same minus one background  1.0%   0%       0%        -
-        energy of the logits           1.6%   99.8%    44%       none
-        =============================  =====  =======  ========  ===========
-
-    Gaussians around task means learn the template of the training prompts, whereas any training
-    prompt may be a neighbour. Energy cannot tell anything with one task, and at half of the depth
-    it let 2.4% of the foreign prompts pass (this: 1.0%). Whatever the method, only prompts
-    worded in several ways in training make a router that knows rewordings.
+    Neighbours and not Gaussians around task means (Lee et al. 2018), because any training prompt
+    may be a neighbour, whereas a Gaussian learns the template that most of them share and turns
+    rewordings away; and not the energy of the logits, which says nothing with a single task.
+    Features are not centred: with one task the mean is the task. Only prompts worded in several
+    ways in training make a router that knows rewordings: ``benchmarks/abstention.py`` measures it.
     """
 
     references: Array

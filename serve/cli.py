@@ -46,7 +46,7 @@ def main() -> None:
         errors.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        errors.print("interrupted; nothing was changed", style="bold red")
+        errors.print("interrupted", style="bold red")
         sys.exit(130)
     except OSError as error:
         errors.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True)

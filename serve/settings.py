@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from compress.loading import first_line
 
 
 class EngineSettings(BaseSettings):
@@ -28,6 +30,16 @@ class EngineSettings(BaseSettings):
     composed_copies: int = Field(1, ge=0)
     composition: Literal["auto", "factored", "composed"] = "auto"
     threads: int | None = Field(None, ge=1)
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name != "auto":
+            try:
+                torch.empty(0, device=name)
+            except (RuntimeError, AssertionError, NotImplementedError) as error:
+                raise ValueError(f"{name!r} is no device of this machine: {first_line(error)}") from error
+        return name
 
     def torch_device(self) -> str:
         if self.device != "auto":

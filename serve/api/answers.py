@@ -44,8 +44,9 @@ async def merged(
     """Events of all requests, answered at once, in the order in which they happen.
 
     The first failure ends them all and is raised here. Closing this generator cancels what is
-    still running and returns when the engine has let go of it. Each engine iterator is driven and
-    closed by a task of its own, because a response is begun and finished in different tasks.
+    still running: the engine is told, and lets go of it before its next step. Each engine iterator
+    is driven and closed by a task of its own, because a response is begun and finished in
+    different tasks.
     """
     queue: asyncio.Queue[Tagged | BaseException | None] = asyncio.Queue()
 

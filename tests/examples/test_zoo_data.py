@@ -44,6 +44,13 @@ def all_prompts() -> Iterator[tuple[str, str]]:
         yield "none", line["prompt"]
 
 
+def test_rewordings_are_new_to_the_router() -> None:
+    reworded = lines("reworded.jsonl")
+    assert Counter(line["task"] for line in reworded) == dict.fromkeys(TASKS, 10)
+    known = {same_text(prompt) for _, prompt in all_prompts()}
+    assert known.isdisjoint(same_text(line["prompt"]) for line in reworded)
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("split", COUNTS)
 def test_each_split_holds_its_number_of_prompts(task: str, split: str) -> None:

@@ -152,6 +152,8 @@ def test_a_base_that_changed_since_is_not_evaluated_against(workshop, built, tmp
         (["eval", "bundle", "--data", "data", "--reference", "x=y"], 2, "is no task of"),
         (["train-router", "bundle", "--prompts", "none.jsonl"], 1, "none.jsonl"),
         (["serve", "base"], 1, "not a bundle"),
+        (["serve", "bundle", "--device", "banana"], 2, "'banana' is no device of this machine"),
+        (["eval", "bundle", "../bundle/bundle", "--data", "data"], 2, "same folder name"),
         (["frobnicate"], 2, "No such command"),
     ],
 )
