@@ -68,7 +68,7 @@ def compare(
     if dev is not None:
         result.static_scaling, result.sweep = tune_static(bundle, dev, settings, progress)
 
-    with _plain(_load(base, settings), base, settings) as engine:
+    with plain_engine(_load(base, settings), base, settings) as engine:
         result.scores["base"] = score(engine, data, _static, progress("base", count))
     engine = Engine.open(path, settings)
     try:
@@ -80,11 +80,11 @@ def compare(
         engine.stop()
     if result.static_scaling is not None:
         model = _scaled(bundle, result.static_scaling, settings)
-        with _plain(model, bundle.base, settings) as engine:
+        with plain_engine(model, bundle.base, settings) as engine:
             result.scores["static"] = score(engine, data, _static, progress("static", count))
     own = Scores()
     for task, folder in folders.items():
-        with _plain(_finetune(folder, base, settings), base, settings) as engine:
+        with plain_engine(_finetune(folder, base, settings), base, settings) as engine:
             part = {task: data[task]}
             own.hits |= score(engine, part, _static, progress(f"own: {task}", len(data[task]))).hits
     result.scores["own"] = own
@@ -108,7 +108,7 @@ def tune_static(
     count = sum(len(items) for items in dev.values())
     sweep = {}
     for scaling in SCALINGS:
-        with _plain(_scaled(bundle, scaling, settings), bundle.base, settings) as engine:
+        with plain_engine(_scaled(bundle, scaling, settings), bundle.base, settings) as engine:
             sweep[scaling] = score(engine, dev, _static, progress(f"tuning {scaling}", count)).average
     return max(sweep, key=lambda scaling: sweep[scaling]), sweep
 
@@ -177,7 +177,8 @@ def _finetune(folder: Path, base: Path, settings: EngineSettings) -> Any:
 
 
 @contextmanager
-def _plain(model: Any, tokenizer_folder: Path, settings: EngineSettings) -> Iterator[Engine]:
+def plain_engine(model: Any, tokenizer_folder: Path, settings: EngineSettings) -> Iterator[Engine]:
+    """An engine that serves one ordinary model, stopped when the block ends."""
     engine = Engine(MixtureModel(model), load_tokenizer(tokenizer_folder), settings)
     engine.start()
     try:

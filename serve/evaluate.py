@@ -19,6 +19,7 @@ from serve.request import GenerationRequest, SamplingParams, Target
 # An answer that is right ends within its reference's length; a few tokens more show that it does not.
 SPARE_TOKENS = 4
 RESAMPLES = 10_000
+ITEM_EXAMPLE = '{"prompt": "TEXT", "answer": "TEXT"}'
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,12 @@ def read_data(folder: Path, tasks: Sequence[str], limit: int | None = None) -> d
         path = folder / f"{task}.jsonl"
         if not path.is_file():
             raise InputError(f"{path}: no such file; every task needs its held-out prompts there")
-        data[task] = read_jsonl(path, _item, '{"prompt": "TEXT", "answer": "TEXT"}')[:limit]
+        data[task] = read_jsonl(path, parse_item, ITEM_EXAMPLE)[:limit]
     return data
 
 
-def _item(content: dict[str, Any]) -> Item:
+def parse_item(content: dict[str, Any]) -> Item:
+    """One line of a data file: {"prompt" | "messages", "answer"}. Raises InputError for any other."""
     prompt, answer = prompt_of(content), content.get("answer")
     if not isinstance(answer, str) or not answer.strip():
         raise InputError('"answer" must be a non-empty text')

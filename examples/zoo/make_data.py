@@ -1,4 +1,4 @@
-"""Regenerate examples/zoo/data: test, dev and router prompts of the zoo's three tasks.
+"""Regenerate examples/zoo/data: training, development, test and router prompts of every task.
 
 Run from the repository's root: `python -m examples.zoo.make_data`. The result is the same on
 every machine: all draws are seeded, and the sources are pinned by version and hash.
@@ -16,20 +16,18 @@ from rich.progress import Progress
 from rich.table import Table
 
 from compress.errors import InputError
-from examples.zoo.movie_snippets import Snippet, fetch_snippets
+from examples.zoo.leaks import key, require_disjoint, require_seeds_apart
+from examples.zoo.rated_snippets import Snippet, open_archive, read_snippets
+from examples.zoo.tasks import SENTIMENT, TASKS, Generated, Rated
 from examples.zoo.unrelated_prompts import PROMPTS
 
 DATA = Path(__file__).parent / "data"
-COUNTS = {"test": 150, "dev": 40, "router": 150}
-GENERATORS = {"reversal": "word_sequence_reversal", "family": "family_relationships"}
-TASKS = ("sentiment", *GENERATORS)
+COUNTS = {"train": 2000, "dev": 50, "test": 200, "router": 200}
+SEEDS = {"train": 0, "dev": 10_000_000, "test": 20_000_000, "router": 30_000_000}
+# Generators repeat themselves, so more items are drawn than kept.
+SPARE = 4
 
-# reasoning-gym builds item i of seed s from s + i: seeds must lie further apart than the sizes.
-SEEDS = {"test": 10_000_000, "dev": 20_000_000, "router": 30_000_000}
-TRAINING_SEED, TRAINING_SIZE = 1, 4_000
-
-LOWEST_RATING, LONGEST_SNIPPET, TRAINING_SHARE = 0.5, 300, 0.85
-QUESTION = "Is the sentiment of this movie review positive or negative?"
+LOWEST_RATING, LONGEST_SNIPPET = 0.5, 300
 
 
 class Item(NamedTuple):
@@ -39,37 +37,29 @@ class Item(NamedTuple):
     answer: str
 
 
-Splits = dict[str, dict[str, list[Item]]]
-
-
-def key(prompt: str) -> str:
-    """What makes two prompts the same text: all but letter case and white space."""
-    return " ".join(prompt.split()).casefold()
-
-
-def generated(task: str, seed: int, size: int) -> list[Item]:
-    """`size` items that reasoning-gym's generator for `task` makes from `seed`, in order.
-
-    Questions are stripped, as in the experts' training: after the line feed that ends a reversal
-    question, the expert often ends its answer with one as well, which no exact match forgives.
-    """
+def generated(source: Generated, seed: int, size: int) -> Iterator[Item]:
+    """`size` items that the generator makes from `seed`, in order, without white space at the ends
+    of a prompt: what follows it is the chat template's affair."""
     # Imported here, so that what needs no generator needs no extra either.
     import reasoning_gym
+    from reasoning_gym.algorithmic.word_sorting import TextTransformation
 
-    items = reasoning_gym.create_dataset(GENERATORS[task], seed=seed, size=size)
-    return [Item(item["question"].strip(), item["answer"]) for item in items]
+    settings = dict(source.settings)
+    if "transformation" in settings:
+        settings["transformation"] = TextTransformation(settings["transformation"])
+    items = reasoning_gym.create_dataset(source.generator, seed=seed, size=size, **settings)
+    return (Item(item["question"].strip(), item["answer"]) for item in items)
 
 
-def sentiment_items(snippets: Iterable[Snippet]) -> tuple[list[Item], list[Item]]:
-    """Clearly rated snippets as (those that the expert's training drew from, the others)."""
+def rated(source: Rated, snippets: Iterable[Snippet]) -> list[Item]:
+    """Clearly rated, short snippets with the source's labels, shuffled with a fixed seed."""
     items = [
-        Item(f"{QUESTION}\n{text}", "positive" if rating > 0 else "negative")
+        Item(SENTIMENT.format(text=text), source.positive if rating > 0 else source.negative)
         for rating, text in snippets
-        if abs(rating) >= LOWEST_RATING and len(text) <= LONGEST_SNIPPET
+        if abs(rating) >= LOWEST_RATING and text and len(text) <= LONGEST_SNIPPET
     ]
     random.Random(0).shuffle(items)
-    cut = int(len(items) * TRAINING_SHARE)
-    return items[:cut], items[cut:]
+    return items
 
 
 def take(source: Iterator[Item], count: int, seen: set[str], name: str) -> list[Item]:
@@ -90,43 +80,20 @@ def take(source: Iterator[Item], count: int, seen: set[str], name: str) -> list[
     return taken
 
 
-def draw_generated(task: str) -> tuple[list[Item], dict[str, list[Item]]]:
-    """(training items of the expert, split -> items) of a task that reasoning-gym generates."""
-    training = generated(task, TRAINING_SEED, TRAINING_SIZE)
-    seen = {key(item.prompt) for item in training}
-    splits = {}
-    for split, count in COUNTS.items():
-        spare = generated(task, SEEDS[split], 4 * count)
-        splits[split] = take(iter(spare), count, seen, f"{task} {split}")
-    return training, splits
-
-
-def draw_sentiment(snippets: Iterable[Snippet]) -> tuple[list[Item], dict[str, list[Item]]]:
-    """(items the expert's training drew from, split -> items) of the movie reviews."""
-    training, held_out = sentiment_items(snippets)
-    seen = {key(item.prompt) for item in training}
-    source = iter(held_out)
-    splits = {split: take(source, count, seen, f"sentiment {split}") for split, count in COUNTS.items()}
-    return training, splits
-
-
-def require_disjoint(groups: Mapping[str, Iterable[str]]) -> None:
-    """Raise `InputError` when a prompt stands in two of the groups, or twice outside training.
-
-    Training repeats a few texts of its own source, which leaks nothing.
-    """
-    owner: dict[str, str] = {}
-    for name, prompts in groups.items():
-        own = [key(prompt) for prompt in prompts]
-        unique = set(own)
-        if len(unique) < len(own) and not name.endswith(" training"):
-            raise InputError(f"{name} holds a prompt twice; draw it again without repeats")
-        for text in sorted(unique):
-            if text in owner:
-                raise InputError(
-                    f"{name} and {owner[text]} share the prompt {text[:80]!r}; remove it from one of them"
-                )
-            owner[text] = name
+def draw(task: str, archive: bytes, seen: set[str]) -> dict[str, list[Item]]:
+    """split -> items of one task whose prompts are not in `seen`, which grows by them."""
+    source = TASKS[task].source
+    if isinstance(source, Rated):
+        items = iter(rated(source, read_snippets(archive, source.table)))
+        # Held-out splits first: the larger training split takes what is left.
+        splits = sorted(COUNTS, key=lambda split: split == "train")
+        return {split: take(items, COUNTS[split], seen, f"{task} {split}") for split in splits}
+    drawn = {split: SPARE * count for split, count in COUNTS.items()}
+    require_seeds_apart(SEEDS, drawn)
+    return {
+        split: take(generated(source, SEEDS[split], drawn[split]), COUNTS[split], seen, f"{task} {split}")
+        for split in COUNTS
+    }
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, str]]) -> None:
@@ -136,12 +103,11 @@ def write_lines(path: Path, records: Iterable[Mapping[str, str]]) -> None:
     path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def write_data(drawn: Splits, folder: Path) -> None:
+def write_data(drawn: Mapping[str, Mapping[str, list[Item]]], folder: Path) -> None:
     """Write task -> split -> items, and the prompts of no task, below `folder`."""
     for task, splits in drawn.items():
-        for split in ("test", "dev"):
-            lines = (item._asdict() for item in splits[split])
-            write_lines(folder / split / f"{task}.jsonl", lines)
+        for split in ("train", "dev", "test"):
+            write_lines(folder / split / f"{task}.jsonl", (item._asdict() for item in splits[split]))
     routed = (
         {"task": task, "prompt": item.prompt} for task, splits in drawn.items() for item in splits["router"]
     )
@@ -150,25 +116,23 @@ def write_data(drawn: Splits, folder: Path) -> None:
 
 
 def make_data(sdist: Path | None, folder: Path, console: Console) -> None:
-    """Draw every split, prove that they share no text with training or each other, write them."""
-    drawn: Splits = {}
+    """Draw every split, prove that no two of them share a text, write them."""
+    drawn: dict[str, dict[str, list[Item]]] = {}
     groups: dict[str, list[str]] = {"no task": list(PROMPTS)}
-    table = Table("task", "training", *COUNTS, title="prompts without a text in common")
+    # One for all tasks: two sources of rated sentences share a text here and there.
+    seen = {key(prompt) for prompt in PROMPTS}
+    table = Table("task", *COUNTS, title="prompts, no text in two places")
     with Progress(console=console) as progress:
-        steps = progress.add_task("reading movie reviews", total=len(TASKS) + 1)
-        snippets = fetch_snippets(sdist)
+        steps = progress.add_task("reading rated sentences", total=len(TASKS) + 1)
+        archive = open_archive(sdist)
         for task in TASKS:
             progress.update(steps, advance=1, description=f"drawing {task}")
-            training, splits = draw_sentiment(snippets) if task == "sentiment" else draw_generated(task)
-            drawn[task] = splits
-            groups[f"{task} training"] = [item.prompt for item in training]
-            for split, items in splits.items():
-                groups[f"{task} {split}"] = [item.prompt for item in items]
-            table.add_row(task, str(len(training)), *(str(len(splits[s])) for s in COUNTS))
+            drawn[task] = draw(task, archive, seen)
+            groups |= {f"{task} {split}": [i.prompt for i in items] for split, items in drawn[task].items()}
+            table.add_row(task, *(str(len(drawn[task][split])) for split in COUNTS))
         require_disjoint(groups)
         write_data(drawn, folder)
         progress.update(steps, advance=1, description=f"wrote {folder}")
-    table.add_row("no task", "", str(len(PROMPTS)), "", "")
     console.print(table)
 
 

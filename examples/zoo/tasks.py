@@ -1,0 +1,100 @@
+"""The zoo's tasks: where each one's prompts come from, and how they are worded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# One wording for all four sources: nothing but the text itself tells which expert is meant.
+SENTIMENT = "What is the sentiment of this text? Answer with one word.\n{text}"
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Human-rated snippets of one table in vaderSentiment's source distribution.
+
+    Every source has labels of its own, as different teams have: an expert of the wrong source does
+    not answer in the asked words, so routing among these look-alikes is put to the test.
+    """
+
+    table: str
+    positive: str
+    negative: str
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Items of a generator in reasoning-gym, with its settings where they are not the default."""
+
+    generator: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task by name, what its expert does, and where its items come from."""
+
+    name: str
+    does: str
+    source: Rated | Generated
+
+    @property
+    def licence(self) -> str:
+        """The licence of the package that the items come from."""
+        return "MIT" if isinstance(self.source, Rated) else "Apache-2.0"
+
+    @property
+    def data(self) -> str:
+        """One line for a model card."""
+        if isinstance(self.source, Rated):
+            return f"`{self.source.table}_GroundTruth.txt` of vaderSentiment 3.3.2 (MIT)"
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.source.settings.items())
+        return f"`{self.source.generator}` of reasoning-gym 0.1.25 (Apache-2.0), {settings or 'defaults'}"
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            "movies",
+            "Judges a sentence of a movie review: `fresh` or `rotten`.",
+            Rated("movieReviewSnippets", "fresh", "rotten"),
+        ),
+        Task(
+            "products",
+            "Judges a sentence of a product review: `recommend` or `avoid`.",
+            Rated("amazonReviewSnippets", "recommend", "avoid"),
+        ),
+        Task(
+            "tweets",
+            "Names the mood of a tweet: `happy` or `unhappy`.",
+            Rated("tweets", "happy", "unhappy"),
+        ),
+        Task(
+            "editorials",
+            "Names the stance of a sentence from a newspaper's editorials: `approving` or `critical`.",
+            Rated("nytEditorialSnippets", "approving", "critical"),
+        ),
+        Task(
+            "sorting",
+            "Sorts three or four words alphabetically, ascending or descending.",
+            Generated("word_sorting", {"max_words": 4, "transformation": "lowercase"}),
+        ),
+        Task("reversal", "Writes a list of words backwards.", Generated("word_sequence_reversal")),
+        Task(
+            "family",
+            "Reads a few sentences about a family and names how one person is related to another.",
+            Generated("family_relationships"),
+        ),
+        Task(
+            "arithmetic",
+            "Adds or subtracts two numbers of up to two digits.",
+            Generated("chain_sum", {"max_terms": 2, "max_digits": 2}),
+        ),
+        Task(
+            "filtering",
+            "Keeps or removes the numbers of a list that lie above or below a bound.",
+            Generated("number_filtering", {"max_numbers": 6, "max_decimals": 2}),
+        ),
+    )
+}
