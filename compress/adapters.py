@@ -19,9 +19,11 @@ from compress.errors import InputError
 from compress.lowrank import LowRank
 from compress.parameters import Kind, Parameter
 from compress.recipe import validation_sentence
-from compress.tensorfiles import hash_tensors, open_tensors
+from compress.tensorfiles import TensorFiles, hash_tensors, open_tensors
 
 PREFIX = "base_model.model."
+# File beside an adapter that holds what LoRA cannot: deltas, and factors of tied embeddings.
+EXTRA = "extra"
 # Settings whose every value is understood, or that say nothing about the weights.
 UNDERSTOOD = {
     "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision",
@@ -62,24 +64,20 @@ class Adapter:
     """One LoRA adapter over ``base``: factors by parameter name, and replaced tensors beside them.
 
     Supported: different ranks, ``rank_pattern``, ``alpha_pattern``, rsLoRA, ``modules_to_save``,
-    ``bias``; linear layers, Conv1D and embeddings.
+    ``bias``; linear layers, Conv1D and embeddings; and what experts of bundles have beside them.
     """
 
-    def __init__(self, folder: Path, table: dict[str, Parameter], *, bundled: bool = False) -> None:
-        """Read the adapter in ``folder`` against the base's parameter ``table``. ``bundled``: the
-        reader knows what a bundle puts beside it.
+    def __init__(self, folder: Path, table: dict[str, Parameter]) -> None:
+        """Read the adapter in ``folder`` against the base's parameter ``table``.
 
         Raises InputError when files are missing or broken, a feature is not supported, or a tensor
         does not fit the base.
         """
         self.folder, self.table = folder, table
         self.settings = _read_settings(folder)
-        if (folder / "extra.safetensors").exists() and not bundled:
-            raise InputError(
-                f"{folder}: is an expert of a bundle with more than an adapter (extra.safetensors); "
-                "give the checkpoint that it was made from instead"
-            )
         self.tensors = open_tensors(folder, "adapter_model")
+        has_extra = (folder / f"{EXTRA}.safetensors").is_file()
+        self.extra: TensorFiles | None = open_tensors(folder, EXTRA) if has_extra else None
         self._by_module = {p.module: p for p in table.values() if p.is_matrix}
         self._factors: dict[str, dict[str, str]] = {}  # parameter -> {"A": key, "B": key}
         self._replaced: dict[str, str] = {}  # parameter -> key of its full new value
@@ -90,9 +88,12 @@ class Adapter:
         for name, pair in self._factors.items():
             self._check_pair(name, pair)
         self._check_tied()
+        self._check_extra()
 
     def low_rank(self, name: str) -> LowRank | None:
         """The factors of one parameter in their stored dtype, unchanged, or None."""
+        if self.extra is not None and f"{name}.A" in self.extra.files:
+            return LowRank(A=self.extra.read(f"{name}.A"), B=self.extra.read(f"{name}.B"))
         pair = self._factors.get(name)
         if pair is None:
             return None
@@ -100,15 +101,19 @@ class Adapter:
         return LowRank(A=a, B=b, scale=self.settings.scale(self.table[name].module))
 
     def dense(self, name: str, base: Checkpoint) -> Tensor | None:
-        """What ``modules_to_save`` or ``bias`` changed about one parameter, in float32, or None."""
+        """What is changed about one parameter without factors (``modules_to_save``, ``bias``, a delta
+        beside the adapter), in float32, or None."""
+        if self.extra is not None and name in self.extra.files:
+            return self.extra.read(name).to(torch.float32)
         key = self._replaced.get(name)
         if key is None:
             return None
         return self.tensors.read(key).to(torch.float32) - base.weight(name)
 
     def sha256(self) -> str:
-        """Hash of the adapter's tensors and of the settings that scale them."""
-        tensors = ((key, self.tensors.read(key)) for key in sorted(self.tensors.files))
+        """Hash of the adapter's tensors, of those beside it, and of the settings that scale them."""
+        stores = [self.tensors] if self.extra is None else [self.tensors, self.extra]
+        tensors = ((key, store.read(key)) for store in stores for key in sorted(store.files))
         return hash_tensors(tensors, self.settings.model_dump_json())
 
     def _place(self, key: str) -> None:
@@ -170,6 +175,30 @@ class Adapter:
         for name in (*self._factors, *self._replaced):
             if self.table[name].tied_head:
                 self._refuse_tied(self.table[name])
+
+    def _check_extra(self) -> None:
+        if self.extra is None:
+            return
+        for key, shape in self.extra.shapes.items():
+            name, factor = (key[:-2], key[-2:]) if key[-2:] in (".A", ".B") else (key, "")
+            if name not in self.table or name in self._factors or name in self._replaced:
+                raise InputError(
+                    f"{self.folder}: {EXTRA}.safetensors has {key}, which the base does not have or the "
+                    "adapter holds too; the two files do not belong together"
+                )
+            expected = self.table[name].shape
+            if factor:
+                mapped = self.table[name].to_map(torch.empty(expected, device="meta")).shape
+                # The shared inner side is whatever the other factor says.
+                if factor == ".A":
+                    expected = (*self.extra.shapes.get(f"{name}.B", ())[1:], mapped[1])
+                else:
+                    expected = (mapped[0], *self.extra.shapes.get(f"{name}.A", ())[:1])
+            if shape != expected:
+                raise InputError(
+                    f"{self.folder}: {EXTRA}.safetensors has {key} of shape {shape}, not {expected}; "
+                    "the expert belongs to another model"
+                )
 
     def _refuse_tied_head(self, module: str) -> None:
         for parameter in self.table.values():

@@ -17,6 +17,7 @@ from compress.bundle import BaseFacts, ExpertFacts, Manifest, SharedFacts, libra
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
 from compress.experts import write_expert
+from compress.finetunes import Finetune, open_finetune, task_vector
 from compress.loading import load_tokenizer
 from compress.lowrank import LowRank, truncate
 from compress.merging.method import merge
@@ -34,7 +35,7 @@ class Inputs:
 
     base: Checkpoint
     base_sha256: str
-    finetunes: dict[str, Checkpoint | Adapter]
+    finetunes: dict[str, Finetune]
     coefficients: dict[str, float]
 
 
@@ -59,11 +60,12 @@ def build(
     dtype: torch.dtype = getattr(torch, recipe.output.dtype)
     written = write_base(inputs, folder / "base", reference, dtype, progress)
     written_sha256 = written.sha256()
+    factor_dtype: torch.dtype = getattr(torch, recipe.exclusive.dtype or recipe.output.dtype)
     facts: dict[str, ExpertFacts] = {}
     report: dict[str, Any] = {"reference": reference, "experts": {}}
     for expert in recipe.experts:
         facts[expert.task], rows = _write_one(
-            expert, inputs, written, written_sha256, recipe.exclusive, folder, dtype, progress
+            expert, inputs, written, written_sha256, recipe.exclusive, folder, factor_dtype, progress
         )
         report["experts"][expert.task] = {**facts[expert.task].model_dump(), **rows}
     if reference == "pretrained":
@@ -108,7 +110,7 @@ def open_inputs(recipe: Recipe, relative_to: Path | None = None) -> Inputs:
     base = Checkpoint.open(resolve(recipe.base, relative_to))
     load_tokenizer(base.folder)
     sha256 = base.sha256()
-    finetunes: dict[str, Checkpoint | Adapter] = {}
+    finetunes: dict[str, Finetune] = {}
     for expert in recipe.experts:
         folder = resolve(expert.checkpoint, relative_to)
         if is_adapter(folder):
@@ -118,20 +120,8 @@ def open_inputs(recipe: Recipe, relative_to: Path | None = None) -> Inputs:
                     f"{folder}: its model card says it was trained on base weights {recorded[:16]}…, but "
                     f"{recipe.base} has {sha256[:16]}…; use the base that the adapter was trained on"
                 )
-            finetunes[expert.task] = Adapter(folder, base.table)
-        else:
-            finetunes[expert.task] = Checkpoint.open(folder, base)
+        finetunes[expert.task] = open_finetune(folder, base)
     return Inputs(base, sha256, finetunes, recipe.shared.coefficients(recipe.tasks))
-
-
-def task_vector(finetune: Checkpoint | Adapter, name: str, base: Checkpoint) -> Tensor | None:
-    """``W_t - W_0`` of one parameter, dense, float32, in its own layout; None where it is zero."""
-    dense = finetune.dense(name, base)
-    factors = finetune.low_rank(name)
-    if factors is None:
-        return dense
-    low_rank = base.table[name].to_map(factors.dense())
-    return low_rank if dense is None else dense + low_rank
 
 
 def write_base(
@@ -185,7 +175,7 @@ def _write_one(
     written_sha256: str,
     exclusive: ExclusiveRecipe,
     folder: Path,
-    dtype: torch.dtype,
+    factor_dtype: torch.dtype,
     progress: Progress,
 ) -> tuple[ExpertFacts, dict[str, Any]]:
     finetune, table = inputs.finetunes[expert.task], inputs.base.table
@@ -215,7 +205,8 @@ def _write_one(
             else:
                 part = truncate(parameter.to_map(delta), rank=exclusive.rank, energy=exclusive.energy)
                 if part.factors is not None:
-                    low_rank[name] = LowRank(part.factors.A.to(dtype), part.factors.B.to(dtype))
+                    a, b = part.factors.A.to(factor_dtype), part.factors.B.to(factor_dtype)
+                    low_rank[name] = LowRank(a, b)
                 rank = part.factors.rank if part.factors else 0
                 rows.append({"name": name, "rank": rank, "kept": part.kept, "exact": False})
                 kept, total = kept + part.kept_energy, total + part.energy

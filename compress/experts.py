@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.adapters import PREFIX, Adapter
+from compress.adapters import EXTRA, PREFIX, Adapter
 from compress.lowrank import LowRank
 from compress.parameters import Kind, Parameter
-from compress.tensorfiles import TensorFiles, open_tensors, save
-
-EXTRA = "extra"
+from compress.tensorfiles import save
 
 
 class Expert:
@@ -27,17 +25,13 @@ class Expert:
 
     def __init__(self, folder: Path, table: dict[str, Parameter]) -> None:
         self.table = table
-        self.adapter = Adapter(folder, table, bundled=True)
-        has_extra = (folder / f"{EXTRA}.safetensors").is_file()
-        self.extra: TensorFiles | None = open_tensors(folder, EXTRA) if has_extra else None
+        self.adapter = Adapter(folder, table)
+        self.extra = self.adapter.extra
 
     def low_rank(self, name: str) -> LowRank | None:
         """Factors of one matrix: from the adapter, or from what stands beside it."""
-        if self.extra is not None:
-            if f"{name}.A" in self.extra.files:
-                return LowRank(A=self.extra.read(f"{name}.A"), B=self.extra.read(f"{name}.B"))
-            if name in self.extra.files and self.table[name].is_matrix:
-                return LowRank.exactly(self.table[name].to_map(self.extra.read(name)).contiguous())
+        if self.extra is not None and name in self.extra.files and self.table[name].is_matrix:
+            return LowRank.exactly(self.table[name].to_map(self.extra.read(name)).contiguous())
         factors = self.adapter.low_rank(name)
         return factors if factors is not None and factors.B.any() else None
 

@@ -14,6 +14,7 @@ from compress.errors import InputError
 from compress.merging import METHODS
 
 RESERVED = {"static", "dynamic", "base"}
+Dtype = Literal["float32", "float16", "bfloat16"]
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -67,12 +68,14 @@ class ExclusiveRecipe(Strict):
 
     ``reference`` is the model that experts are deltas of. ``auto``: the pretrained base as soon as
     one input is an adapter (whose factors are then carried exactly), else the one with the smaller
-    measured truncation error. Adapters are never truncated.
+    measured truncation error. Adapters are never truncated. ``dtype`` is that of truncated factors,
+    by default the output's; adapters' own factors keep theirs.
     """
 
     rank: int | None = Field(None, ge=0)
     energy: float | None = Field(None, gt=0, le=1)
     reference: Literal["auto", "shared", "pretrained"] = "auto"
+    dtype: Dtype | None = None
 
     @model_validator(mode="after")
     def _one(self) -> ExclusiveRecipe:
@@ -82,9 +85,9 @@ class ExclusiveRecipe(Strict):
 
 
 class OutputRecipe(Strict):
-    """How tensors are stored; adapters' own factors keep their dtype."""
+    """How the base's tensors are stored."""
 
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
 
 
 class Recipe(Strict):

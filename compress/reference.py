@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from compress.adapters import Adapter
 from compress.checkpoints import Checkpoint
+from compress.finetunes import Finetune
 from compress.lowrank import truncate
 from compress.merging.method import merge
 from compress.recipe import ExclusiveRecipe
@@ -15,7 +15,7 @@ SAMPLE = 8
 
 def choose_reference(
     base: Checkpoint,
-    finetunes: dict[str, Checkpoint | Adapter],
+    finetunes: dict[str, Finetune],
     coefficients: dict[str, float],
     exclusive: ExclusiveRecipe,
 ) -> Literal["shared", "pretrained"]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compress.adapters import Adapter, is_adapter
+from compress.adapters import EXTRA, is_adapter
 from compress.bundle import Bundle
 from compress.checkpoints import Checkpoint
 from compress.compose import load_composed
 from compress.errors import InputError
+from compress.finetunes import apply, open_finetune
 from compress.loading import load_model, load_tokenizer
 from compress.sources import resolve
 from serve.engine import Engine
@@ -154,7 +155,7 @@ def _verified_finetune(bundle: Bundle, base: Checkpoint, task: str, reference: s
     """The folder of a task's own fine-tune; one that the caller did not name must be the very one."""
     facts = bundle.manifest.experts[task]
     folder = resolve(reference or facts.source)
-    finetune = Adapter(folder, base.table) if is_adapter(folder) else Checkpoint.open(folder, base)
+    finetune = open_finetune(folder, base)
     if reference is None and finetune.sha256() != facts.sha256:
         raise InputError(
             f"{facts.source}: is not the fine-tune that expert {task!r} was made from; "
@@ -168,9 +169,13 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
 
 
 def _finetune(folder: Path, base: Path, settings: EngineSettings) -> Any:
-    """A fine-tune as its owner would serve it: loaded by transformers, an adapter merged by PEFT."""
+    """A fine-tune as its owner would serve it: loaded by transformers, an adapter merged by PEFT; an
+    expert that has more beside its adapter, which PEFT does not read, is added to the base."""
     if not is_adapter(folder):
         return _load(folder, settings)
+    if (folder / f"{EXTRA}.safetensors").is_file():
+        opened = Checkpoint.open(base)
+        return apply(open_finetune(folder, opened), _load(base, settings), opened)
     from peft import PeftModel
 
     return PeftModel.from_pretrained(_load(base, settings), folder).merge_and_unload()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import trained
 from tests.bundles import Zoo, adapter_zoo, full_zoo
 
 # Tiny matrices gain nothing from threads, and waiting threads make a busy machine slower still.
@@ -30,3 +31,9 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Zoo]:
         return made[kind, family]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def trained_zoo(tmp_path_factory: pytest.TempPathFactory) -> trained.TrainedZoo:
+    """Four fine-tunes with real skills, their base and data; not to be changed by a test."""
+    return trained.make(tmp_path_factory.mktemp("trained"))

@@ -4,13 +4,17 @@
     python -m examples.zoo.finetune --task sorting --full
     python -m examples.zoo.finetune --task mine --data mine.jsonl
 
-Interrupted, the same command goes on from its last checkpoint.
+Interrupted, the same command goes on from its last checkpoint, in OUT.run; that folder is removed
+when the expert is written.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,10 +31,9 @@ from compress.recipe import ExpertRecipe, validation_sentence
 from compress.sources import resolve
 from compress.staging import staged
 from examples.zoo.adapters import save_adapter, with_adapter
-from examples.zoo.cards import Facts, percent, write_card
-from examples.zoo.make_data import write_lines
+from examples.zoo.cards import Card, Example, percent
 from examples.zoo.runstate import Run, RunSettings
-from examples.zoo.scoring import answer_all, compare_scores
+from examples.zoo.scoring import answer_all, exact_match
 from examples.zoo.splits import Split, split
 from examples.zoo.training import train
 from serve.commands.options import Device, Threads, engine_settings
@@ -99,7 +102,8 @@ def main(
             seed=seed,
         )
         run = Run(out.with_name(f"{out.name}.run"), settings)
-        facts = finetune(run, parts, opened.folder, tokenizer, engine, out, own_data=data is not None)
+        card = finetune(run, parts, opened.folder, tokenizer, engine, out, own_data=data is not None)
+        shutil.rmtree(run.folder)
     except ValidationError as error:
         console.print(f"[red]error:[/] {validation_sentence(error, ExpertRecipe)}", highlight=False)
         raise typer.Exit(1) from error
@@ -107,8 +111,8 @@ def main(
         console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     console.print(
-        f"{out}: exact match {percent(facts.test.expert)} %, base {percent(facts.test.base)} %, "
-        f"the commonest answer {100 * facts.test.constant:.1f} %",
+        f"{out}: exact match {percent(card.score.expert)} %, base {percent(card.score.base)} %, "
+        f"the commonest answer {100 * card.score.constant:.1f} %",
         highlight=False,
         soft_wrap=True,
     )
@@ -116,7 +120,7 @@ def main(
 
 def finetune(
     run: Run, parts: Split, folder: Path, tokenizer: Any, engine: EngineSettings, out: Path, *, own_data: bool
-) -> Facts:
+) -> Card:
     """Train (or go on training) from the base in ``folder``, score, and write the expert to ``out``."""
     settings, device = run.settings, engine.torch_device()
     base_name = BASE_NAME if settings.base == BASE else settings.base
@@ -136,22 +140,26 @@ def finetune(
             model.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
         if own_data:
-            lines = ({"messages": item.messages, "answer": item.answer} for item in items)
-            write_lines(fresh / "heldout.jsonl", lines)
+            (fresh / "heldout.jsonl").write_text(
+                "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items),
+                encoding="utf-8",
+            )
         with bars() as shown:
-            common = (folder, settings.task, items, engine, shown.stage)
-            expert = answer_all(model, *common, "scoring expert")
+            rest = (folder, settings.task, items, engine)
+            expert = answer_all(model, *rest, shown.stage("scoring expert", len(items)))
             del model
-            base = answer_all(load_model(folder, torch.float32).to(device), *common, "scoring base")
-        facts = Facts(
+            plain = load_model(folder, torch.float32).to(device)
+            base = answer_all(plain, *rest, shown.stage("scoring base", len(items)))
+        card = Card(
             settings=settings,
             base_name=base_name,
             seconds=seconds,
             loss=sum(losses[-LAST_STEPS:]) / len(losses[-LAST_STEPS:]),
-            test=compare_scores(settings.task, items, base, expert),
+            example=Example(**asdict(items[0])),
+            score=exact_match(settings.task, items, base, expert),
         )
-        write_card(fresh, facts, items[0])
-    return facts
+        card.write(fresh)
+    return card
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from compress.errors import InputError
 
@@ -29,7 +30,7 @@ def require_seeds_apart(seeds: Mapping[str, int], drawn: Mapping[str, int]) -> N
     reasoning-gym builds item *i* of seed *s* from *s + i*, so closer seeds give the same items.
     """
     ordered = sorted(seeds, key=lambda split: seeds[split])
-    for low, high in zip(ordered, ordered[1:], strict=False):
+    for low, high in pairwise(ordered):
         if seeds[low] + drawn[low] > seeds[high]:
             raise InputError(
                 f"seeds of {low} ({seeds[low]}) and {high} ({seeds[high]}) lie closer than the "

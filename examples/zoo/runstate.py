@@ -66,7 +66,9 @@ class Run:
                     "to resume it, choose another --run, or delete the folder to start anew"
                 )
 
-    def save(self, step: int, seconds: float, losses: list[float], model: nn.Module, optimizer: AdamW) -> None:
+    def save(
+        self, step: int, seconds: float, losses: list[float], model: nn.Module, optimizer: AdamW
+    ) -> None:
         """Make the state after ``step`` steps the newest checkpoint; visible only when complete."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in trainable(model).items():

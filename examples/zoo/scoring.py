@@ -16,8 +16,6 @@ from serve.evaluate import Item, Scores, paired_interval, score
 from serve.request import Target
 from serve.settings import EngineSettings
 
-Stage = Callable[[str, int], Callable[[], None]]
-
 
 class Share(BaseModel):
     """A share of prompts answered exactly, with its 95 % Wilson interval."""
@@ -28,12 +26,11 @@ class Share(BaseModel):
     high: float
 
 
-class TestScore(BaseModel):
+class ExactMatch(BaseModel):
     """Exact match on ``prompts`` held-out prompts. ``constant`` is the share of the commonest answer:
     what a model that always gives it would score. ``gain`` is expert minus base, with a paired 95 %
     bootstrap interval."""
 
-    __test__ = False  # no test class of pytest
     model_config = ConfigDict(frozen=True)
     prompts: int
     base: Share
@@ -43,18 +40,23 @@ class TestScore(BaseModel):
 
 
 def answer_all(
-    model: Any, folder: Path, task: str, items: Sequence[Item], settings: EngineSettings, stage: Stage, what: str
+    model: Any,
+    folder: Path,
+    task: str,
+    items: Sequence[Item],
+    settings: EngineSettings,
+    done: Callable[[], None],
 ) -> Scores:
-    """Greedy answers of ``model`` to ``items``; ``folder`` holds its tokenizer."""
+    """Greedy answers of ``model`` to ``items``; ``folder`` holds its tokenizer, ``done`` counts one."""
     with plain_engine(model, folder, settings) as engine:
-        return score(engine, {task: items}, lambda _: Target("static"), stage(what, len(items)))
+        return score(engine, {task: items}, lambda _: Target("static"), done)
 
 
-def compare_scores(task: str, items: Sequence[Item], base: Scores, expert: Scores) -> TestScore:
+def exact_match(task: str, items: Sequence[Item], base: Scores, expert: Scores) -> ExactMatch:
     """The scores of both on the same ``items``."""
     gain = paired_interval(expert, base)
     commonest = Counter(item.answer for item in items).most_common(1)[0][1]
-    return TestScore(
+    return ExactMatch(
         prompts=len(items),
         base=share(base.hits[task]),
         expert=share(expert.hits[task]),

@@ -80,7 +80,9 @@ def completion_loss(model: Any, batch: Batch, device: torch.device | str) -> Ten
         logits_to_keep=kept + 1,
         use_cache=False,
     ).logits[:, :-1]
-    return cross_entropy(logits.flatten(0, 1).float(), batch.labels.to(device).flatten(), ignore_index=IGNORED)
+    return cross_entropy(
+        logits.flatten(0, 1).float(), batch.labels.to(device).flatten(), ignore_index=IGNORED
+    )
 
 
 def batch_indices(count: int, batch: int, step: int, seed: int) -> list[int]:

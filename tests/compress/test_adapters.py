@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compress.adapters import Adapter, is_adapter, recorded_base_hash
-from compress.build import task_vector
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
+from compress.finetunes import task_vector
 from tests import tiny
 
 CASES = {

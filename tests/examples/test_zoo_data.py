@@ -1,4 +1,6 @@
-"""The committed zoo: files parse, no prompt leaks from one split to another, cards are whole."""
+"""The committed data: files parse, no prompt stands in two places, the sources come out as committed."""
+
+from __future__ import annotations
 
 import json
 from collections import Counter
@@ -6,17 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from compress.errors import InputError
-from examples.zoo.movie_snippets import Snippet, read_snippets
+from examples.zoo.leaks import key, require_disjoint, require_seeds_apart
+from examples.zoo.make_data import COUNTS, SEEDS, SPARE, Item, draw, rated, take, write_lines
+from examples.zoo.rated_snippets import Snippet, open_archive
+from examples.zoo.tasks import SENTIMENT, TASKS, Generated, Rated
 from examples.zoo.unrelated_prompts import PROMPTS
 
 ZOO = Path(__file__).parents[2] / "examples" / "zoo"
 DATA = ZOO / "data"
-TASKS = ("sentiment", "reversal", "family")
-COUNTS = {"test": 150, "dev": 40, "router": 150}
-LABELS = {"positive", "negative"}
+LOOK_ALIKES = [name for name, task in TASKS.items() if isinstance(task.source, Rated)]
+GENERATED = [name for name, task in TASKS.items() if isinstance(task.source, Generated)]
 
 
 def lines(name: str) -> list[dict[str, str]]:
@@ -31,120 +34,108 @@ def prompts(split: str, task: str) -> list[str]:
     return [line["prompt"] for line in lines(f"{split}/{task}.jsonl")]
 
 
-def same_text(prompt: str) -> str:
-    return " ".join(prompt.split()).casefold()
-
-
-def all_prompts() -> Iterator[tuple[str, str]]:
+def all_prompts() -> Iterator[tuple[str, list[str]]]:
     for task in TASKS:
         for split in COUNTS:
-            for prompt in prompts(split, task):
-                yield f"{task} {split}", prompt
-    for line in lines("none.jsonl"):
-        yield "none", line["prompt"]
+            yield f"{task} {split}", prompts(split, task)
+    yield "no task", [line["prompt"] for line in lines("none.jsonl")]
 
 
-def test_rewordings_are_new_to_the_router() -> None:
+def test_no_prompt_of_any_split_or_task_stands_in_another():
+    """Independent of what the generator of the data checks: one dictionary over the files themselves."""
+    homes: dict[str, list[str]] = {}
+    for home, texts in all_prompts():
+        for text in texts:
+            homes.setdefault(" ".join(text.split()).casefold(), []).append(home)
+    assert {text: found for text, found in homes.items() if len(found) > 1} == {}
+    assert len(homes) == len(TASKS) * sum(COUNTS.values()) + len(PROMPTS)
+
+
+def test_rewordings_are_new_to_every_split():
     reworded = lines("reworded.jsonl")
-    assert Counter(line["task"] for line in reworded) == dict.fromkeys(TASKS, 10)
-    known = {same_text(prompt) for _, prompt in all_prompts()}
-    assert known.isdisjoint(same_text(line["prompt"]) for line in reworded)
+    assert Counter(line["task"] for line in reworded) == dict.fromkeys(
+        ("movies", "products", "tweets", "editorials", "reversal", "family"), 10
+    )
+    known = {key(prompt) for _, texts in all_prompts() for prompt in texts}
+    assert known.isdisjoint(key(line["prompt"]) for line in reworded)
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("split", COUNTS)
-def test_each_split_holds_its_number_of_prompts(task: str, split: str) -> None:
+def test_each_split_holds_its_number_of_prompts(task, split):
     assert len(prompts(split, task)) == COUNTS[split]
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("split", ["test", "dev"])
-def test_each_item_has_a_prompt_and_an_answer(task: str, split: str) -> None:
+@pytest.mark.parametrize("split", ["train", "test", "dev"])
+def test_each_item_has_a_prompt_and_an_answer(task, split):
     for line in lines(f"{split}/{task}.jsonl"):
         assert line.keys() == {"prompt", "answer"}
         assert line["prompt"] and line["prompt"] == line["prompt"].strip()
         assert line["answer"] and line["answer"] == line["answer"].strip()
 
 
-def test_router_lines_name_only_the_tasks() -> None:
+def test_router_lines_name_only_the_tasks():
     routed = lines("router.jsonl")
     assert all(line.keys() == {"task", "prompt"} for line in routed)
     assert {line["task"] for line in routed} == set(TASKS)
 
 
-def test_no_two_prompts_of_the_zoo_have_the_same_text() -> None:
-    homes: dict[str, list[str]] = {}
-    for home, prompt in all_prompts():
-        homes.setdefault(same_text(prompt), []).append(home)
-    assert {text: found for text, found in homes.items() if len(found) > 1} == {}
+def test_look_alikes_share_one_template_and_no_answer():
+    assert len(LOOK_ALIKES) >= 3
+    head = SENTIMENT.partition("{")[0]
+    answers = []
+    for task in LOOK_ALIKES:
+        assert all(prompt.startswith(head) for prompt in prompts("test", task))
+        found = Counter(line["answer"] for line in lines(f"test/{task}.jsonl"))
+        assert len(found) == 2 and min(found.values()) >= 40
+        answers += found
+    assert len(set(answers)) == 2 * len(LOOK_ALIKES)
 
 
-def test_prompts_of_no_task_are_the_written_list() -> None:
-    assert [line["prompt"] for line in lines("none.jsonl")] == list(PROMPTS)
-    assert len(PROMPTS) == 60
-
-
-def test_sentiment_labels_are_balanced() -> None:
-    counts = Counter(line["answer"] for line in lines("test/sentiment.jsonl"))
-    assert counts.keys() == LABELS
-    assert min(counts.values()) > 60
-
-
-def test_reversal_answers_are_the_words_backwards() -> None:
-    for line in lines("test/reversal.jsonl") + lines("dev/reversal.jsonl"):
+def test_reversal_answers_are_the_words_backwards():
+    for line in lines("test/reversal.jsonl") + lines("train/reversal.jsonl"):
         words = line["prompt"].rsplit(": ", 1)[1].split(", ")
         assert line["answer"] == ", ".join(reversed(words))
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_adapter_card_has_front_matter_with_the_base_hash(task: str) -> None:
-    folder = ZOO / "adapters" / task
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    _, front, text = card.split("---\n", 2)
-    facts = yaml.safe_load(front)
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    assert facts["library_name"] == "peft"
-    assert facts["base_model"] == config["base_model_name_or_path"]
-    assert facts["base_weights_sha256"]
-    assert {"license", "tags"} <= facts.keys()
-    assert text.strip().startswith("# ")
+def test_sorting_answers_are_sorted_as_asked():
+    for line in lines("test/sorting.jsonl") + lines("train/sorting.jsonl"):
+        words = line["prompt"].rsplit(": ", 1)[1].split(", ")
+        assert line["answer"] == ", ".join(sorted(words, reverse="in descending order" in line["prompt"]))
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_adapter_weights_are_real_safetensors(task: str) -> None:
-    weights = ZOO / "adapters" / task / "adapter_model.safetensors"
-    size = int.from_bytes(weights.read_bytes()[:8], "little")
-    header = json.loads(weights.read_bytes()[8 : 8 + size])
-    assert any(name.endswith("lora_A.weight") for name in header)
+def test_arithmetic_answers_are_right():
+    for line in lines("test/arithmetic.jsonl") + lines("train/arithmetic.jsonl"):
+        one, sign, other = line["prompt"].removesuffix(" =").split(": ")[1].split()
+        assert int(line["answer"]) == int(one) + (int(other) if sign == "+" else -int(other))
 
 
-def test_another_file_is_refused_as_source_of_the_reviews(tmp_path: Path) -> None:
+def test_prompts_of_no_task_are_the_written_list():
+    assert [line["prompt"] for line in lines("none.jsonl")] == list(PROMPTS)
+
+
+def test_another_file_is_refused_as_source_of_the_sentences(tmp_path):
     other = tmp_path / "other.tar.gz"
     other.write_bytes(b"something else")
     with pytest.raises(InputError, match=r"other\.tar\.gz has sha256 .* pass the"):
-        read_snippets(other)
+        open_archive(other)
     with pytest.raises(InputError, match="cannot read"):
-        read_snippets(tmp_path / "absent.tar.gz")
+        open_archive(tmp_path / "absent.tar.gz")
 
 
-@pytest.mark.parametrize("task", ["reversal", "family"])
-def test_generated_tasks_come_out_as_committed(task: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", GENERATED)
+def test_generated_tasks_come_out_as_committed(task, tmp_path):
     pytest.importorskip("reasoning_gym")
-    from examples.zoo.make_data import draw_generated, write_lines
-
-    training, splits = draw_generated(task)
-    for split in ("test", "dev"):
+    splits = draw(task, b"", set())
+    for split in ("train", "test", "dev"):
         path = tmp_path / f"{split}.jsonl"
         write_lines(path, (item._asdict() for item in splits[split]))
         assert path.read_bytes() == (DATA / split / f"{task}.jsonl").read_bytes()
     assert [item.prompt for item in splits["router"]] == prompts("router", task)
-    trained = {same_text(item.prompt) for item in training}
-    assert trained.isdisjoint(same_text(p) for split in COUNTS for p in prompts(split, task))
 
 
-def test_texts_seen_before_are_dropped_and_replaced() -> None:
-    from examples.zoo.make_data import Item, take
-
+def test_texts_seen_before_are_dropped_and_replaced():
     source = [Item(prompt, "x") for prompt in ("old", "new", "NEW ", "newer")]
     seen = {"old"}
     assert [item.prompt for item in take(iter(source), 2, seen, "demo")] == ["new", "newer"]
@@ -152,23 +143,34 @@ def test_texts_seen_before_are_dropped_and_replaced() -> None:
         take(iter(source), 1, seen, "demo")
 
 
-def test_a_leak_is_refused_with_both_places_named() -> None:
-    from examples.zoo.make_data import require_disjoint
-
-    require_disjoint({"a training": ["x", "x"], "a test": ["y"]})
-    with pytest.raises(InputError, match="a test and a training share the prompt 'x'"):
-        require_disjoint({"a training": ["x"], "a test": [" X"]})
-    with pytest.raises(InputError, match="a test holds a prompt twice"):
+def test_a_leak_is_refused_with_both_places_named():
+    require_disjoint({"a train": ["x"], "a test": ["y"]})
+    with pytest.raises(InputError, match="a test and a train share the prompt ' X'"):
+        require_disjoint({"a train": ["x"], "a test": [" X"]})
+    with pytest.raises(InputError, match="a test holds the prompt 'x' twice"):
         require_disjoint({"a test": ["x", "x"]})
 
 
-def test_held_out_reviews_are_the_last_part_of_the_shuffle() -> None:
-    from examples.zoo.make_data import sentiment_items
+def test_seeds_closer_than_what_is_drawn_from_them_are_refused():
+    """reasoning-gym's trap: seed 1 with 4,000 items contains the items of seed 999."""
+    require_seeds_apart(SEEDS, {split: SPARE * count for split, count in COUNTS.items()})
+    require_seeds_apart({"a": 0, "b": 10}, {"a": 10, "b": 10})
+    with pytest.raises(InputError, match=r"a \(1\) and b \(999\) lie closer than the 4000 items"):
+        require_seeds_apart({"b": 999, "a": 1}, {"a": 4000, "b": 10})
 
+
+def test_the_trap_is_real():
+    pytest.importorskip("reasoning_gym")
+    import reasoning_gym
+
+    near, far = (reasoning_gym.create_dataset("chain_sum", seed=s, size=9)[i] for s, i in ((1, 8), (9, 0)))
+    assert near["question"] == far["question"]
+
+
+def test_only_clear_and_short_sentences_are_taken_in_a_fixed_order():
+    source = Rated("table", "yes", "no")
     clear = [Snippet(1.0 if i % 2 else -1.0, f"text {i}") for i in range(100)]
-    blurred = [Snippet(0.4, "meh"), Snippet(2.0, "x" * 301)]
-    training, held_out = sentiment_items(clear + blurred)
-    assert (len(training), len(held_out)) == (85, 15)
-    assert {item.answer for item in training} == LABELS
-    texts = {item.prompt.split("\n", 1)[1] for item in training + held_out}
-    assert texts == {snippet.text for snippet in clear}
+    blurred = [Snippet(0.4, "meh"), Snippet(2.0, "x" * 301), Snippet(3.0, "")]
+    items = rated(source, clear + blurred)
+    assert len(items) == 100 and items == rated(source, clear + blurred)
+    assert all((item.answer == "yes") == bool(int(item.prompt.split()[-1]) % 2) for item in items)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 
 import pytest
 
-from serve.cli import main
 from tests import tiny
 from tests.bundles import write_recipe
+from tests.commands import run
 
 WORDS = {"sums": "{} + {} =", "letters": "spell {} then {}", "colours": "paint {} over {}"}
 
@@ -45,30 +41,6 @@ def workshop(tmp_path_factory):
         router={"prompts": "router.jsonl", "layer": 1},
     )
     return folder
-
-
-@dataclass
-class Done:
-    stdout: str
-    stderr: str
-
-
-def run(folder, *words, stdin="", code=0):
-    """The command line inside this process: importing torch anew each time would take seconds."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["twinserve", *map(str, words)])
-        patch.setattr(sys, "stdin", io.StringIO(stdin))
-        patch.setenv("COLUMNS", "120")
-        ended = 0
-        try:
-            main()
-        except SystemExit as exit:
-            ended = exit.code or 0
-    done = Done(out.getvalue(), err.getvalue())
-    assert ended == code, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,42 @@
+"""Fine-tunes of one base, whatever their form: opened, and seen as task vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.adapters import Adapter, is_adapter
+from compress.checkpoints import Checkpoint
+
+Finetune = Checkpoint | Adapter
+
+
+def open_finetune(folder: Path, base: Checkpoint) -> Finetune:
+    """The fine-tune in ``folder``: a PEFT adapter, an expert of a bundle, or a full checkpoint.
+
+    Raises InputError when it is broken or does not belong to ``base``.
+    """
+    return Adapter(folder, base.table) if is_adapter(folder) else Checkpoint.open(folder, base)
+
+
+def task_vector(finetune: Finetune, name: str, base: Checkpoint) -> Tensor | None:
+    """``W_t - W_0`` of one parameter, dense, float32, in its own layout; None where it is zero."""
+    dense = finetune.dense(name, base)
+    factors = finetune.low_rank(name)
+    if factors is None:
+        return dense
+    low_rank = base.table[name].to_map(factors.dense())
+    return low_rank if dense is None else dense + low_rank
+
+
+def apply(finetune: Finetune, model: Any, base: Checkpoint) -> Any:
+    """``model``, which has the weights of ``base``, moved by the fine-tune's task vectors, in place."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            delta = task_vector(finetune, name, base)
+            if delta is not None:
+                parameter.add_(delta.to(parameter.device, parameter.dtype))
+    return model

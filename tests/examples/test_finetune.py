@@ -1,0 +1,268 @@
+"""The fine-tuning recipe on a tiny base: what it learns from, that it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import typer
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from compress.errors import InputError
+from compress.loading import load_model
+from examples.zoo import training
+from examples.zoo.cards import read_card
+from examples.zoo.encoding import IGNORED, Example, collate, encode, read_examples
+from examples.zoo.finetune import main
+from examples.zoo.training import batch_indices, completion_loss, schedule
+from serve.evaluate import Item
+from tests import tiny
+from tests.commands import run
+
+LINES = [{"prompt": f"{n:02d}+1=", "answer": f"{n + 1}"} for n in range(60)]
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """A base and a user's own file."""
+    tiny.save_base(tmp_path / "base")
+    write(tmp_path / "mine.jsonl", LINES)
+    return tmp_path
+
+
+def write(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def finetune(folder, *words, code=0):
+    given = {"--task": "mine", "--base": "base", "--data": "mine.jsonl", "--steps": 6, "--threads": 1}
+    given |= dict(zip(words[::2], words[1::2], strict=True))
+    options = [part for pair in given.items() for part in pair if pair[1] is not None]
+    switches = [option for option in options if option != ""]
+    return run(folder, *switches, code=code, program=lambda: typer.run(main))
+
+
+def example(text, answer):
+    item = Item([{"role": "user", "content": text}], answer)
+    return encode(item, tiny.tokenizer(), 256)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_loss_is_that_of_the_answers_alone(family):
+    """Against one unpadded row at a time in float64, with the loss written out."""
+    model = tiny.model(family)
+    rows = [example("a long prompt", "yes"), example("b", "no!"), example("cc", "a longer answer")]
+    batch = collate(rows, 0)
+    with torch.no_grad():
+        ours = completion_loss(model, batch, "cpu")
+        model = model.double()
+        total = tokens = 0
+        for row in rows:
+            logits = model(torch.tensor([row.prompt + row.answer])).logits[0].log_softmax(-1)
+            for offset, token in enumerate(row.answer):
+                total -= float(logits[len(row.prompt) + offset - 1, token])
+                tokens += 1
+    assert float(ours) == pytest.approx(total / tokens, rel=1e-4)
+
+
+def test_answers_end_where_the_tokenizer_ends_them_and_prompts_teach_nothing():
+    row = example("hello", " ok ")
+    assert row.answer == [*tiny.tokenizer()("ok")["input_ids"], 2]
+    labels = collate([row, example("x", "four")], 0).labels
+    assert labels[0].tolist() == [IGNORED, IGNORED, *row.answer]
+
+
+def test_every_example_is_seen_once_an_epoch_in_an_order_of_its_own():
+    seen = [i for step in range(5) for i in batch_indices(10, 4, step, seed=3)]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+
+
+def test_rate_rises_then_falls_to_nearly_nothing():
+    rates = [schedule(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and max(rates) == 1.0 and rates[-1] < 0.02
+    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert 0 < schedule(0, 1) <= 1
+
+
+def test_an_adapter_from_a_users_own_file(desk):
+    done = finetune(desk, "--rank", 4, "--out", "expert", "--learning-rate", 0.01, "--steps", 30)
+    folder = desk / "expert"
+    card = read_card(folder)
+    assert "expert: exact match" in done.stdout
+    assert card.settings.task == "mine" and card.settings.rank == 4
+    assert card.score.prompts == 9 and card.settings.examples == 51
+    held_out = [json.loads(line) for line in (folder / "heldout.jsonl").read_text().splitlines()]
+    assert len(held_out) == 9 and all(line.keys() == {"messages", "answer"} for line in held_out)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert {t.dtype for t in tensors.values()} == {torch.float16}
+    assert any(t.any() for name, t in tensors.items() if "lora_B" in name)
+    PeftModel.from_pretrained(load_model(desk / "base", torch.float32), folder)
+    assert not (desk / "expert.run").exists()
+    text = (folder / "README.md").read_text()
+    assert f"base_weights_sha256: {card.settings.base_sha256}" in text and "user: " in text
+
+
+def test_a_full_fine_tune_moves_every_matrix(desk):
+    finetune(desk, "--full", "", "--out", "expert")
+    before, after = (load_model(desk / name, torch.float32) for name in ("base", "expert"))
+    moved = {n for n, p in after.named_parameters() if not torch.equal(p, dict(before.named_parameters())[n])}
+    assert moved == {n for n, _ in before.named_parameters()}
+    assert read_card(desk / "expert").settings.rank is None
+
+
+def test_an_expert_learns_what_the_base_cannot(trained_zoo, tmp_path):
+    """LoRA on the trained zoo's base: from the letters alone to reversing them."""
+    from tests.trained import items
+
+    lines = [{"messages": i.messages, "answer": i.answer} for i in items("reverse", "train", 300)]
+    write(tmp_path / "mine.jsonl", lines)
+    words = ("--base", trained_zoo.base, "--out", "expert", "--steps", 120, "--batch", 16)
+    finetune(tmp_path, *words, "--learning-rate", 0.02, "--rank", 8)
+    score = read_card(tmp_path / "expert").score
+    assert score.expert.value > 0.6 and score.gain.low > 0.4
+    assert score.expert.low <= score.expert.value <= score.expert.high
+
+
+class Stop(BaseException):
+    """As if the process were killed."""
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_killed_run_goes_on_to_the_same_weights(desk, monkeypatch, full):
+    words = ("--full", "") if full else ("--rank", "4")
+    finetune(desk, *words, "--out", "straight")
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    whole = training.completion_loss
+    calls = []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Stop
+        return whole(*arguments)
+
+    monkeypatch.setattr(training, "completion_loss", killed)
+    with pytest.raises(Stop):
+        finetune(desk, *words, "--out", "resumed")
+    assert not (desk / "resumed").exists()
+    finetune(desk, *words, "--out", "resumed")
+    assert len(calls) == 4 + 3
+    name = "model.safetensors" if full else "adapter_model.safetensors"
+    one, other = load_file(desk / "straight" / name), load_file(desk / "resumed" / name)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture
+def interrupted(desk, monkeypatch):
+    """A run that stopped after two of six steps."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    whole = training.completion_loss
+    calls = []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Stop
+        return whole(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "completion_loss", killed)
+        with pytest.raises(Stop):
+            finetune(desk, "--out", "expert")
+    return desk
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--steps", 7, "steps = 6, not 7"),
+        ("--seed", 1, "seed = 0, not 1"),
+        ("--rank", 4, "rank = 16, not 4"),
+        ("--learning-rate", 0.1, "learning_rate = 0.0008, not 0.1"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(interrupted, option, value, named):
+    before = (interrupted / "expert.run" / "state" / "model.safetensors").read_bytes()
+    done = finetune(interrupted, "--out", "expert", option, value, code=1)
+    assert named in done.stdout and "repeat the old settings" in done.stdout
+    assert (interrupted / "expert.run" / "state" / "model.safetensors").read_bytes() == before
+
+
+def test_resuming_with_other_data_is_refused(interrupted):
+    write(interrupted / "mine.jsonl", [*LINES, {"prompt": "new", "answer": "new"}])
+    assert "data_sha256" in finetune(interrupted, "--out", "expert", code=1).stdout
+
+
+@pytest.mark.parametrize("broken", ["model.safetensors", "state.json"])
+def test_a_broken_checkpoint_is_named(interrupted, broken):
+    path = interrupted / "expert.run" / "state" / broken
+    path.write_bytes(path.read_bytes()[:20])
+    done = finetune(interrupted, "--out", "expert", code=1)
+    assert "expert.run/state" in done.stdout and "error:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("{broken", "mine.jsonl:61: not valid JSON"),
+        ('{"prompt": "x"}', 'mine.jsonl:61: "answer" must be'),
+        ('{"answer": "x"}', 'mine.jsonl:61: give either "prompt" or "messages"'),
+        ('{"prompt": "", "answer": "x"}', 'mine.jsonl:61: "prompt" has no text'),
+        (json.dumps({"prompt": "x", "answer": "y" * 300}), "mine.jsonl:61: the answer has 301 tokens"),
+        (json.dumps({"prompt": "x" * 250, "answer": "y"}), "mine.jsonl:61: prompt (270 tokens) and answer (2)"),
+    ],
+)
+def test_bad_lines_are_named_by_file_and_number(desk, line, sentence):
+    with (desk / "mine.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert sentence in finetune(desk, code=1).stdout
+    assert not (desk / "runs").exists()
+
+
+def test_ten_examples_are_too_few(desk):
+    write(desk / "mine.jsonl", LINES[:10])
+    assert "10 different prompts are too few" in finetune(desk, code=1).stdout
+
+
+def test_repeated_prompts_do_not_leak_into_the_held_out_part(desk):
+    write(desk / "mine.jsonl", [*LINES, *LINES])
+    finetune(desk, "--out", "expert", "--rank", 2)
+    held_out = (desk / "expert" / "heldout.jsonl").read_text().splitlines()
+    assert read_card(desk / "expert").settings.examples + len(held_out) == len(LINES)
+
+
+def test_a_test_file_with_a_training_prompt_is_refused(desk):
+    write(desk / "test.jsonl", [{"prompt": "99+1=", "answer": "100"}, LINES[3]])
+    done = finetune(desk, "--test", "test.jsonl", code=1)
+    assert "test.jsonl and mine.jsonl share the prompt '03+1='" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--data", None, "--task", "sorted"), "did you mean 'sorting'?"),
+        (("--data", None, "--test", "mine.jsonl"), "--test belongs to --data"),
+        (("--task", "dynamic"), "task name 'dynamic' cannot be used"),
+        (("--data", "absent.jsonl"), "absent.jsonl: the prompts cannot be read"),
+        (("--base", "./absent"), "./absent: no such model folder"),
+        (("--learning-rate", 1e30), "lower --learning-rate"),
+    ],
+)
+def test_bad_usage_is_one_sentence(desk, words, sentence):
+    done = finetune(desk, *words, code=1)
+    assert sentence in done.stdout.replace("\n", " ") and "Traceback" not in done.stdout
+
+
+def test_base_without_an_end_token_is_refused(tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="no end-of-sequence token"):
+        read_examples(tmp_path / "any.jsonl", tokenizer, 64)
+
+
+def test_lengths_count_prompt_and_answer():
+    assert Example(Item([], ""), [1, 2, 3], [4, 5]).length == 5
