@@ -38,7 +38,8 @@ class RouterSettings(BaseModel):
 
 
 class RouterRecipe(RouterSettings):
-    """The router section of a recipe: the settings, and the JSONL file of prompts labelled by task."""
+    """The router section of a recipe: the settings, and the prompts labelled by task: one JSONL file, or
+    a folder with a file a task."""
 
     prompts: str
 

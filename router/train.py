@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,24 @@ class Prompt:
     text: str
 
 
-def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts of a JSON Lines file: ``{"task": …, "prompt": …}`` or ``{"task": …, "messages": …}``.
+def read_prompts(path: Path, tasks: Sequence[str]) -> list[Prompt]:
+    """Labelled prompts of a JSON Lines file, ``{"task": …, "prompt" | "messages": …}`` a line; or of a
+    folder with one such file a task, ``<task>.jsonl``, whose lines need not name it.
 
-    Raises InputError that starts with ``file:line:`` for a bad line.
+    Of a folder only the files of ``tasks`` are read. Raises InputError that starts with
+    ``file:line:`` for a bad line.
     """
-    return read_jsonl(path, _prompt, '{"task": "NAME", "prompt": "TEXT"}')
+    if not path.is_dir():
+        return read_jsonl(path, _prompt, '{"task": "NAME", "prompt": "TEXT"}')
+    prompts: list[Prompt] = []
+    for task in tasks:
+        parse = partial(_prompt, default=task)
+        prompts += read_jsonl(path / f"{task}.jsonl", parse, '{"prompt": "TEXT"}')
+    return prompts
 
 
-def _prompt(content: dict[str, Any]) -> Prompt:
-    task = content.get("task")
+def _prompt(content: dict[str, Any], default: str | None = None) -> Prompt:
+    task = content.get("task", default)
     if not isinstance(task, str) or not task:
         raise InputError('"task" must be the name of a task')
     return Prompt(task, routing_text(prompt_of(content)).strip())

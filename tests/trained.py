@@ -36,8 +36,8 @@ RATES = {"base": 3e-3, "task": 2e-3}
 
 @dataclass
 class TrainedZoo:
-    """Folders of the base and of its fine-tunes, and of their data: ``test/<task>.jsonl``,
-    ``router.jsonl``."""
+    """Folders of the base, of its fine-tunes, and of their data: ``test/<task>.jsonl`` and
+    ``router/<task>.jsonl``."""
 
     base: Path
     finetunes: dict[str, Path]
@@ -116,14 +116,10 @@ def save(model: Any, folder: Path) -> Path:
 
 def write_data(folder: Path) -> Path:
     """Test items and router prompts as the product reads them."""
-    (folder / "test").mkdir(parents=True)
-    lines = []
-    for task in OPERATIONS:
-        held_out = items(task, "test", 60)
-        text = "".join(json.dumps({"messages": i.messages, "answer": i.answer}) + "\n" for i in held_out)
-        (folder / "test" / f"{task}.jsonl").write_text(text)
-        lines += [
-            json.dumps({"task": task, "messages": i.messages}) + "\n" for i in items(task, "router", 60)
-        ]
-    (folder / "router.jsonl").write_text("".join(lines))
+    for split in ("test", "router"):
+        (folder / split).mkdir(parents=True)
+        for task in OPERATIONS:
+            lines = ({"messages": i.messages, "answer": i.answer} for i in items(task, split, 60))
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / split / f"{task}.jsonl").write_text(text)
     return folder

@@ -106,12 +106,11 @@ def write_lines(path: Path, records: Iterable[Mapping[str, str]]) -> None:
 def write_data(drawn: Mapping[str, Mapping[str, list[Item]]], folder: Path) -> None:
     """Write task -> split -> items, and the prompts of no task, below `folder`."""
     for task, splits in drawn.items():
-        for split in ("train", "dev", "test"):
-            write_lines(folder / split / f"{task}.jsonl", (item._asdict() for item in splits[split]))
-    routed = (
-        {"task": task, "prompt": item.prompt} for task, splits in drawn.items() for item in splits["router"]
-    )
-    write_lines(folder / "router.jsonl", routed)
+        for split, items in splits.items():
+            # A router learns from prompts alone.
+            keys = ("prompt",) if split == "router" else ("prompt", "answer")
+            lines = ({key: getattr(item, key) for key in keys} for item in items)
+            write_lines(folder / split / f"{task}.jsonl", lines)
     write_lines(folder / "none.jsonl", ({"prompt": prompt} for prompt in PROMPTS))
 
 

@@ -42,7 +42,10 @@ def compress(recipe: Recipe_, output: Out) -> None:
 def train_router(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
     prompts: Annotated[
-        Path, typer.Option(metavar="FILE.jsonl", help='Lines {"task": …, "prompt" or "messages": …}.')
+        Path,
+        typer.Option(
+            metavar="FILE|DIR", help='Lines {"task": …, "prompt" or "messages": …}, or DIR/<task>.jsonl.'
+        ),
     ],
     layer: Annotated[
         int | None, typer.Option(help="Decoder layers to run; default: a share of them.")
@@ -54,7 +57,7 @@ def train_router(
 ) -> None:
     """Train (again) the router of a bundle.
 
-    Example: twinserve train-router bundles/quickstart --prompts examples/zoo/data/router.jsonl
+    Example: twinserve train-router bundles/quickstart --prompts examples/zoo/data/router
     """
     from compress.bundle import edit, read_manifest
     from compress.report import write_report
@@ -62,7 +65,7 @@ def train_router(
 
     options = {"layer": layer, "pooling": pooling, "top_k": top_k, "threshold": threshold, "seed": seed}
     settings = _checked(RouterSettings, {key: value for key, value in options.items() if value is not None})
-    labelled = read_prompts(prompts)
+    labelled = read_prompts(prompts, read_manifest(bundle).tasks)
     with bars() as shown, edit(bundle) as folder:
         report = _report_of(folder)
         report["router"] = _train(_opened(folder), settings, labelled, shown)
@@ -112,7 +115,7 @@ def _router_inputs(recipe: Recipe, relative_to: Path) -> tuple[RouterSettings, l
 
     section = _checked(RouterRecipe, recipe.router or {})
     path = Path(section.prompts)
-    prompts = read_prompts(path if path.exists() else relative_to / path)
+    prompts = read_prompts(path if path.exists() else relative_to / path, recipe.tasks)
     distinct(prompts, recipe.tasks)
     return section.settings(), prompts
 

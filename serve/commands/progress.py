@@ -29,6 +29,10 @@ class Bars:
         bar = self._progress.add_task(stage, total=total)
         return lambda: self._progress.advance(bar)
 
+    def print(self, line: str) -> None:
+        """A line above the bars."""
+        self._progress.console.print(line, highlight=False, soft_wrap=True)
+
 
 @contextmanager
 def bars() -> Iterator[Bars]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_every_example_is_seen_once_an_epoch_in_an_order_of_its_own():
 def test_rate_rises_then_falls_to_nearly_nothing():
     rates = [schedule(step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.2) and max(rates) == 1.0 and rates[-1] < 0.02
-    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[5:]))
     assert 0 < schedule(0, 1) <= 1
 
 
@@ -213,7 +214,10 @@ def test_a_broken_checkpoint_is_named(interrupted, broken):
         ('{"answer": "x"}', 'mine.jsonl:61: give either "prompt" or "messages"'),
         ('{"prompt": "", "answer": "x"}', 'mine.jsonl:61: "prompt" has no text'),
         (json.dumps({"prompt": "x", "answer": "y" * 300}), "mine.jsonl:61: the answer has 301 tokens"),
-        (json.dumps({"prompt": "x" * 250, "answer": "y"}), "mine.jsonl:61: prompt (270 tokens) and answer (2)"),
+        (
+            json.dumps({"prompt": "x" * 250, "answer": "y"}),
+            "mine.jsonl:61: prompt (270 tokens) and answer (2)",
+        ),
     ],
 )
 def test_bad_lines_are_named_by_file_and_number(desk, line, sentence):

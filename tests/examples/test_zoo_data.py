@@ -11,7 +11,7 @@ import pytest
 
 from compress.errors import InputError
 from examples.zoo.leaks import key, require_disjoint, require_seeds_apart
-from examples.zoo.make_data import COUNTS, SEEDS, SPARE, Item, draw, rated, take, write_lines
+from examples.zoo.make_data import COUNTS, SEEDS, SPARE, Item, draw, rated, take, write_data
 from examples.zoo.rated_snippets import Snippet, open_archive
 from examples.zoo.tasks import SENTIMENT, TASKS, Generated, Rated
 from examples.zoo.unrelated_prompts import PROMPTS
@@ -29,8 +29,6 @@ def lines(name: str) -> list[dict[str, str]]:
 
 
 def prompts(split: str, task: str) -> list[str]:
-    if split == "router":
-        return [line["prompt"] for line in lines("router.jsonl") if line["task"] == task]
     return [line["prompt"] for line in lines(f"{split}/{task}.jsonl")]
 
 
@@ -75,10 +73,9 @@ def test_each_item_has_a_prompt_and_an_answer(task, split):
         assert line["answer"] and line["answer"] == line["answer"].strip()
 
 
-def test_router_lines_name_only_the_tasks():
-    routed = lines("router.jsonl")
-    assert all(line.keys() == {"task", "prompt"} for line in routed)
-    assert {line["task"] for line in routed} == set(TASKS)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_router_gets_prompts_without_answers(task):
+    assert all(line.keys() == {"prompt"} for line in lines(f"router/{task}.jsonl"))
 
 
 def test_look_alikes_share_one_template_and_no_answer():
@@ -128,11 +125,10 @@ def test_another_file_is_refused_as_source_of_the_sentences(tmp_path):
 def test_generated_tasks_come_out_as_committed(task, tmp_path):
     pytest.importorskip("reasoning_gym")
     splits = draw(task, b"", set())
-    for split in ("train", "test", "dev"):
-        path = tmp_path / f"{split}.jsonl"
-        write_lines(path, (item._asdict() for item in splits[split]))
-        assert path.read_bytes() == (DATA / split / f"{task}.jsonl").read_bytes()
-    assert [item.prompt for item in splits["router"]] == prompts("router", task)
+    write_data({task: splits}, tmp_path)
+    for split in COUNTS:
+        name = f"{split}/{task}.jsonl"
+        assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes()
 
 
 def test_texts_seen_before_are_dropped_and_replaced():

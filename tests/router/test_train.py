@@ -116,7 +116,7 @@ def test_read_prompts(tmp_path: Path) -> None:
         '{"task": "a", "prompt": "line\u2028separator"}',
     ]
     file.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode() + b"\n \n")
-    assert read_prompts(file) == [
+    assert read_prompts(file, ["a"]) == [
         Prompt("a", "one"),
         Prompt("b", "two"),
         Prompt("a", "line\u2028separator"),
@@ -147,15 +147,24 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, sentence: str) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"task": "a", "prompt": "fine"}\n\n' + line + "\n")
     with pytest.raises(InputError, match=rf"prompts\.jsonl:3: .*{sentence}"):
-        read_prompts(file)
+        read_prompts(file, ["a"])
 
 
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        read_prompts(tmp_path / "missing.jsonl")
+        read_prompts(tmp_path / "missing.jsonl", ["a"])
     (tmp_path / "latin.jsonl").write_bytes(b'{"task": "a", "prompt": "caf\xe9"}')
     with pytest.raises(InputError, match="UTF-8"):
-        read_prompts(tmp_path / "latin.jsonl")
+        read_prompts(tmp_path / "latin.jsonl", ["a"])
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(InputError, match="holds no prompts"):
-        read_prompts(tmp_path / "empty.jsonl")
+        read_prompts(tmp_path / "empty.jsonl", ["a"])
+
+
+def test_a_folder_holds_a_file_a_task_and_only_the_asked_ones_are_read(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text('{"prompt": "two"}\n')
+    (tmp_path / "a.jsonl").write_text('{"prompt": "one"}\n{"task": "a", "prompt": "more"}\n')
+    (tmp_path / "c.jsonl").write_text("not read")
+    assert read_prompts(tmp_path, ["b", "a"]) == [Prompt("b", "two"), Prompt("a", "one"), Prompt("a", "more")]
+    with pytest.raises(InputError, match=r"d\.jsonl"):
+        read_prompts(tmp_path, ["a", "d"])

@@ -23,7 +23,7 @@ def figures(trained_zoo, tmp_path_factory):
             base=str(trained_zoo.base),
             experts=[{"task": task, "checkpoint": str(path)} for task, path in trained_zoo.finetunes.items()],
             exclusive={"rank": rank, "reference": "pretrained"},
-            router={"prompts": str(trained_zoo.data / "router.jsonl")},
+            router={"prompts": str(trained_zoo.data / "router")},
         )
         run(folder, "build", recipe, "-o", name)
     data = trained_zoo.data / "test"
@@ -70,9 +70,11 @@ def test_experts_of_a_bundle_can_be_built_from_again(figures, trained_zoo):
         folder / "again.yaml",
         base=str(trained_zoo.base),
         experts=[{"task": task, "checkpoint": str(experts / task)} for task in OPERATIONS],
-        router={"prompts": str(trained_zoo.data / "router.jsonl")},
+        router={"prompts": str(trained_zoo.data / "router")},
     )
     run(folder, "build", recipe, "-o", "again")
-    run(folder, "eval", "again", "--data", trained_zoo.data / "test", "--threads", "1", "--json", "again.json")
+    run(
+        folder, "eval", "again", "--data", trained_zoo.data / "test", "--threads", "1", "--json", "again.json"
+    )
     again = json.loads((folder / "again.json").read_text())["again"]["exact_match"]
     assert again["own"] == again["oracle"] == figures["whole"]["exact_match"]["own"]
