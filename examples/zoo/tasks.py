@@ -8,6 +8,9 @@ from typing import Any
 # One wording for all four sources: nothing but the text itself tells which expert is meant.
 SENTIMENT = "What is the sentiment of this text? Answer with one word.\n{text}"
 
+# A full fine-tune moves 28 times as many weights, and learns as much in fewer steps.
+FULL_STEPS = 150
+
 
 @dataclass(frozen=True)
 class Rated:
@@ -32,11 +35,13 @@ class Generated:
 
 @dataclass(frozen=True)
 class Task:
-    """A task by name, what its expert does, and where its items come from."""
+    """A task by name, what its expert does, where its items come from, and how many steps of four
+    examples its adapter is trained for."""
 
     name: str
     does: str
     source: Rated | Generated
+    steps: int
 
     @property
     def licence(self) -> str:
@@ -59,42 +64,50 @@ TASKS = {
             "movies",
             "Judges a sentence of a movie review: `fresh` or `rotten`.",
             Rated("movieReviewSnippets", "fresh", "rotten"),
+            160,
         ),
         Task(
             "products",
             "Judges a sentence of a product review: `recommend` or `avoid`.",
             Rated("amazonReviewSnippets", "recommend", "avoid"),
+            160,
         ),
         Task(
             "tweets",
             "Names the mood of a tweet: `happy` or `unhappy`.",
             Rated("tweets", "happy", "unhappy"),
+            160,
         ),
         Task(
             "editorials",
             "Names the stance of a sentence from a newspaper's editorials: `approving` or `critical`.",
             Rated("nytEditorialSnippets", "approving", "critical"),
+            160,
         ),
-        Task(
-            "sorting",
-            "Sorts three or four words alphabetically, ascending or descending.",
-            Generated("word_sorting", {"max_words": 4, "transformation": "lowercase"}),
-        ),
-        Task("reversal", "Writes a list of words backwards.", Generated("word_sequence_reversal")),
+        Task("reversal", "Writes a list of words backwards.", Generated("word_sequence_reversal"), 180),
         Task(
             "family",
             "Reads a few sentences about a family and names how one person is related to another.",
             Generated("family_relationships"),
+            200,
         ),
         Task(
             "arithmetic",
             "Adds or subtracts two numbers of up to two digits.",
             Generated("chain_sum", {"max_terms": 2, "max_digits": 2}),
+            300,
         ),
         Task(
             "filtering",
-            "Keeps or removes the numbers of a list that lie above or below a bound.",
-            Generated("number_filtering", {"max_numbers": 6, "max_decimals": 2}),
+            "Keeps or removes the whole numbers of a short list that lie above or below a bound.",
+            Generated("number_filtering", {"max_numbers": 4, "max_decimals": 0}),
+            220,
+        ),
+        Task(
+            "recall",
+            "Names the person of whom something is said, among three to six statements about people.",
+            Generated("needle_haystack", {"min_num_statements": 3, "max_num_statements": 6}),
+            180,
         ),
     )
 }

@@ -25,7 +25,7 @@ def generate(
 ) -> None:
     """Answer one prompt and show how it was routed.
 
-    Example: twinserve generate bundles/quickstart "Is the sentiment of this review positive?"
+    Example: twinserve generate bundles/quickstart "What is the sentiment of this text? A joy."
     """
     from compress.errors import InputError
     from serve.engine import Engine

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from itertools import pairwise
 
 import pytest
@@ -11,7 +13,9 @@ import typer
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from compress.checkpoints import Checkpoint
 from compress.errors import InputError
+from compress.finetunes import open_finetune, task_vector
 from compress.loading import load_model
 from examples.zoo import training
 from examples.zoo.cards import read_card
@@ -127,6 +131,16 @@ def test_an_expert_learns_what_the_base_cannot(trained_zoo, tmp_path):
     assert score.expert.low <= score.expert.value <= score.expert.high
 
 
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "gemma"])
+def test_other_architectures_learn_too(desk, family):
+    tiny.save_base(desk / family, family)
+    finetune(desk, "--base", family, "--out", "expert", "--rank", 2)
+    base = Checkpoint.open(desk / family)
+    adapter = open_finetune(desk / "expert", base)
+    moved = [name for name in base.table if (delta := task_vector(adapter, name, base)) is not None]
+    assert len(moved) >= 2 * 4
+
+
 class Stop(BaseException):
     """As if the process were killed."""
 
@@ -198,6 +212,22 @@ def test_resuming_with_other_data_is_refused(interrupted):
     assert "data_sha256" in finetune(interrupted, "--out", "expert", code=1).stdout
 
 
+def test_two_processes_do_not_train_in_one_folder(interrupted):
+    handle = os.open(interrupted / "expert.run" / "settings.json", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    done = finetune(interrupted, "--out", "expert", code=1)
+    os.close(handle)
+    assert "another process is training here" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["expert", "expert.run"])
+def test_a_folder_that_is_something_else_is_left_alone(desk, name):
+    (desk / name).mkdir()
+    (desk / name / "thesis.txt").write_text("mine")
+    assert "choose another --out" in finetune(desk, "--out", "expert", code=1).stdout
+    assert (desk / name / "thesis.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("broken", ["model.safetensors", "state.json"])
 def test_a_broken_checkpoint_is_named(interrupted, broken):
     path = interrupted / "expert.run" / "state" / broken
@@ -248,7 +278,7 @@ def test_a_test_file_with_a_training_prompt_is_refused(desk):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--data", None, "--task", "sorted"), "did you mean 'sorting'?"),
+        (("--data", None, "--task", "reverse"), "did you mean 'reversal'?"),
         (("--data", None, "--test", "mine.jsonl"), "--test belongs to --data"),
         (("--task", "dynamic"), "task name 'dynamic' cannot be used"),
         (("--data", "absent.jsonl"), "absent.jsonl: the prompts cannot be read"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -96,10 +97,21 @@ def test_reversal_answers_are_the_words_backwards():
         assert line["answer"] == ", ".join(reversed(words))
 
 
-def test_sorting_answers_are_sorted_as_asked():
-    for line in lines("test/sorting.jsonl") + lines("train/sorting.jsonl"):
-        words = line["prompt"].rsplit(": ", 1)[1].split(", ")
-        assert line["answer"] == ", ".join(sorted(words, reverse="in descending order" in line["prompt"]))
+def test_filtering_answers_are_what_was_asked_for():
+    for line in lines("test/filtering.jsonl") + lines("train/filtering.jsonl"):
+        question, listed = line["prompt"].split("\n")[0].split(" in this list: ")
+        verb, _, _, side, _, bound = question.split()
+        numbers = ast.literal_eval(listed)
+        wanted = {n for n in numbers if (int(n) < int(bound) if side == "smaller" else int(n) > int(bound))}
+        kept = [n for n in numbers if (n in wanted) == (verb == "Keep")]
+        assert ast.literal_eval(line["answer"]) == kept
+
+
+def test_recall_answers_are_the_person_of_the_statement():
+    for line in lines("test/recall.jsonl") + lines("train/recall.jsonl"):
+        statements, question = line["prompt"].split("\nWho ")
+        said = question.removesuffix("? Reply only with a name.")
+        assert f"{line['answer']} {said}." in statements
 
 
 def test_arithmetic_answers_are_right():
