@@ -137,8 +137,8 @@ def test_other_architectures_learn_too(desk, family):
     finetune(desk, "--base", family, "--out", "expert", "--rank", 2)
     base = Checkpoint.open(desk / family)
     adapter = open_finetune(desk / "expert", base)
-    moved = [name for name in base.table if (delta := task_vector(adapter, name, base)) is not None]
-    assert len(moved) >= 2 * 4
+    moved = [name for name in base.table if task_vector(adapter, name, base) is not None]
+    assert len(moved) >= 2 * 4  # in each of two layers, attention's two and the block's two at least
 
 
 class Stop(BaseException):
