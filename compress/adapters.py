@@ -156,14 +156,7 @@ class Adapter:
         if set(pair) != {"A", "B"}:
             raise InputError(f"{self.folder}: {name} has only one of its two LoRA factors")
         a, b = self.tensors.shapes[pair["A"]], self.tensors.shapes[pair["B"]]
-        shape = self.table[name].shape
-        d_out, d_in = shape if self.table[name].kind is Kind.LINEAR else shape[::-1]
-        if len(a) != 2 or len(b) != 2 or a[1] != d_in or b[0] != d_out or a[0] != b[1]:
-            raise InputError(
-                f"{self.folder}: LoRA factors of {name} have shapes {a} and {b}, the base's layer maps "
-                f"{d_in} to {d_out}; the adapter belongs to another model"
-            )
-
+        self._check_fit(name, a, b)
         rank = self.settings.rank(self.table[name].module)
         if a[0] != rank:
             raise InputError(
@@ -177,28 +170,36 @@ class Adapter:
                 self._refuse_tied(self.table[name])
 
     def _check_extra(self) -> None:
-        if self.extra is None:
-            return
-        for key, shape in self.extra.shapes.items():
-            name, factor = (key[:-2], key[-2:]) if key[-2:] in (".A", ".B") else (key, "")
+        for key, shape in (self.extra.shapes if self.extra else {}).items():
+            name, factor = (key[:-2], key[-1]) if key[-2:] in (".A", ".B") else (key, "")
             if name not in self.table or name in self._factors or name in self._replaced:
                 raise InputError(
                     f"{self.folder}: {EXTRA}.safetensors has {key}, which the base does not have or the "
                     "adapter holds too; the two files do not belong together"
                 )
-            expected = self.table[name].shape
             if factor:
-                mapped = self.table[name].to_map(torch.empty(expected, device="meta")).shape
-                # The shared inner side is whatever the other factor says.
-                if factor == ".A":
-                    expected = (*self.extra.shapes.get(f"{name}.B", ())[1:], mapped[1])
-                else:
-                    expected = (mapped[0], *self.extra.shapes.get(f"{name}.A", ())[:1])
-            if shape != expected:
+                self._check_extra_pair(name)
+            elif shape != self.table[name].shape:
                 raise InputError(
-                    f"{self.folder}: {EXTRA}.safetensors has {key} of shape {shape}, not {expected}; "
-                    "the expert belongs to another model"
+                    f"{self.folder}: {EXTRA}.safetensors has {key} of shape {shape}, the base has "
+                    f"{self.table[name].shape}; the expert belongs to another model"
                 )
+
+    def _check_extra_pair(self, name: str) -> None:
+        shapes = self.extra.shapes if self.extra else {}
+        a, b = shapes.get(f"{name}.A"), shapes.get(f"{name}.B")
+        if a is None or b is None:
+            raise InputError(f"{self.folder}: {EXTRA}.safetensors has only one of its two factors of {name}")
+        self._check_fit(name, a, b)
+
+    def _check_fit(self, name: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+        shape = self.table[name].shape
+        d_out, d_in = shape if self.table[name].kind is Kind.LINEAR else shape[::-1]
+        if len(a) != 2 or len(b) != 2 or a[1] != d_in or b[0] != d_out or a[0] != b[1]:
+            raise InputError(
+                f"{self.folder}: LoRA factors of {name} have shapes {a} and {b}, the base's layer maps "
+                f"{d_in} to {d_out}; the adapter belongs to another model"
+            )
 
     def _refuse_tied_head(self, module: str) -> None:
         for parameter in self.table.values():

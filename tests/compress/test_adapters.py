@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
@@ -12,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from compress.adapters import Adapter, is_adapter, recorded_base_hash
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
-from compress.finetunes import task_vector
+from compress.finetunes import apply, open_finetune, task_vector
 from tests import tiny
+from tests.bundles import full_zoo
 
 CASES = {
     "plain": ("llama", {"target_modules": "all-linear"}),
@@ -173,3 +175,50 @@ def test_missing_folder_parts(tmp_path, adapter):
     table = Checkpoint.open(tmp_path / "base").table
     with pytest.raises(InputError, match=r"no adapter_model\.safetensors found"):
         Adapter(tmp_path / "copy", table)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_an_expert_of_a_bundle_is_read_back_as_the_fine_tunes_task_vector(tmp_path, family):
+    """Norms, biases and tied embeddings included, which stand beside the adapter."""
+    zoo = full_zoo(tmp_path, family, tasks=1, rank=999, reference="pretrained")
+    base = Checkpoint.open(tmp_path / "base")
+    expert = open_finetune(zoo.bundle.path / "experts" / "t0", base)
+    tuned, plain = (dict(model.named_parameters()) for model in (zoo.tuned["t0"], zoo.base))
+    for name in base.table:
+        expected = (tuned[name] - plain[name]).detach()
+        torch.testing.assert_close(task_vector(expert, name, base), expected, rtol=1e-4, atol=1e-5)
+    moved = apply(expert, copy.deepcopy(zoo.base), base)
+    ids = torch.tensor([tiny.prompt(1, 9)])
+    with torch.no_grad():
+        torch.testing.assert_close(moved(ids).logits, zoo.tuned["t0"](ids).logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda t: t.update({"model.norm.weight": torch.ones(7)}), r"model\.norm\.weight of shape \(7,\)"),
+        (lambda t: t.update({"model.other.weight": torch.ones(7)}), "which the base does not have"),
+        (lambda t: t.update({"model.embed_tokens.weight.B": torch.ones(3, 2)}), "belongs to another model"),
+        (lambda t: t.pop("model.embed_tokens.weight.A"), "only one of its two factors"),
+        (lambda t: t.update({"lm_head.weight.A": torch.ones(2, 32)}), "which the base does not have"),
+    ],
+)
+def test_what_stands_beside_an_adapter_must_fit_the_base(tmp_path, change, sentence):
+    zoo = full_zoo(tmp_path, "gemma", tasks=1, rank=2, reference="pretrained")
+    folder = shutil.copytree(zoo.bundle.path / "experts" / "t0", tmp_path / "expert")
+    tensors = load_file(folder / "extra.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "extra.safetensors")
+    with pytest.raises(InputError, match=sentence):
+        Adapter(folder, Checkpoint.open(tmp_path / "base").table)
+
+
+def test_another_hash_where_only_what_stands_beside_differs(tmp_path):
+    zoo = full_zoo(tmp_path, "gemma", tasks=1, rank=2, reference="pretrained")
+    folder = shutil.copytree(zoo.bundle.path / "experts" / "t0", tmp_path / "expert")
+    table = Checkpoint.open(tmp_path / "base").table
+    before = Adapter(folder, table).sha256()
+    tensors = load_file(folder / "extra.safetensors")
+    tensors["model.norm.weight"] += 1
+    save_file(tensors, folder / "extra.safetensors")
+    assert Adapter(folder, table).sha256() != before
