@@ -23,11 +23,11 @@ from torch.optim import AdamW
 from compress.loading import load_model, load_tokenizer
 from compress.sources import resolve
 from examples.zoo.adapters import with_adapter
+from examples.zoo.base import BASE, BASE_NAME
 from examples.zoo.encoding import IGNORED, Example, collate
-from examples.zoo.finetune import BASE, BASE_NAME
 from examples.zoo.runstate import trainable
 from examples.zoo.splits import split
-from examples.zoo.training import completion_loss
+from examples.zoo.training import optimiser_step
 
 RESULT = Path("benchmarks/results/finetune_loop.json")
 RANK, BATCH, RATE = 16, 4, 8e-4
@@ -44,17 +44,16 @@ def main(
     tokenizer = load_tokenizer(folder)
     examples = split(task, None, None, tokenizer, 1024).training[: steps * BATCH]
     turns = {
-        "loop": loop_turn(adapted(folder), examples, tokenizer.pad_token_id),
-        "Trainer": trainer_turn(adapted(folder), examples, tokenizer.pad_token_id),
+        "loop": loop_turn(adapted(folder), examples, tokenizer.eos_token_id),
+        "Trainer": trainer_turn(adapted(folder), examples, tokenizer.eos_token_id),
     }
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     # The first round warms up memory and kernels and does not count.
     for number in range(rounds + 1):
         for name, turn in turns.items():
-            began = time.perf_counter()
-            turn()
+            taken = turn()
             if number:
-                seconds[name].append((time.perf_counter() - began) / steps)
+                seconds[name] += taken
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     figures = {
         "task": task,
@@ -74,24 +73,35 @@ def adapted(folder: Path) -> Any:
     return with_adapter(load_model(folder, torch.float32), RANK, BASE_NAME).train()
 
 
-def loop_turn(model: Any, examples: list[Example], padding: int) -> Callable[[], None]:
-    """One turn of the loop's own steps, without checkpoints."""
-    parameters = list(trainable(model).values())
-    optimizer = AdamW(parameters, lr=RATE, weight_decay=0.0)
+def loop_turn(model: Any, examples: list[Example], padding: int) -> Callable[[], list[float]]:
+    """Seconds of each of the loop's own steps over the examples."""
+    optimizer = AdamW(trainable(model).values(), lr=RATE, weight_decay=0.0)
 
-    def turn() -> None:
+    def turn() -> list[float]:
+        taken = []
         for start in range(0, len(examples), BATCH):
-            completion_loss(model, collate(examples[start : start + BATCH], padding), "cpu").backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            began = time.perf_counter()
+            optimiser_step(model, collate(examples[start : start + BATCH], padding), optimizer)
+            taken.append(time.perf_counter() - began)
+        return taken
 
     return turn
 
 
-def trainer_turn(model: Any, examples: list[Example], padding: int) -> Callable[[], None]:
-    """One turn of Trainer.train() on the same batches, labels on the answers alone."""
-    from transformers import Trainer, TrainingArguments
+def trainer_turn(model: Any, examples: list[Example], padding: int) -> Callable[[], list[float]]:
+    """Seconds of each of Trainer's steps on the same batches, with labels on the answers alone. Only from
+    a step's beginning to its end: neither making the Trainer nor its loading of data counts."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Watch(TrainerCallback):
+        def __init__(self) -> None:
+            self.taken: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.taken.append(time.perf_counter() - self.began)
 
     def whole(rows: list[Example]) -> dict[str, torch.Tensor]:
         batch = collate(rows, padding)
@@ -104,7 +114,8 @@ def trainer_turn(model: Any, examples: list[Example], padding: int) -> Callable[
             "labels": labels,
         }
 
-    def turn() -> None:
+    def turn() -> list[float]:
+        watch = Watch()
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 output_dir=folder,
@@ -119,7 +130,10 @@ def trainer_turn(model: Any, examples: list[Example], padding: int) -> Callable[
                 remove_unused_columns=False,
                 train_sampling_strategy="sequential",
             )
-            Trainer(model=model, args=arguments, train_dataset=examples, data_collator=whole).train()
+            Trainer(
+                model=model, args=arguments, train_dataset=examples, data_collator=whole, callbacks=[watch]
+            ).train()
+        return watch.taken
 
     return turn
 

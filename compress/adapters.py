@@ -118,8 +118,7 @@ class Adapter:
 
     def _place(self, key: str) -> None:
         path = key.removeprefix(PREFIX)
-        if self.tensors.dtypes[key] not in FLOATS:
-            raise InputError(f"{self.folder}: {key} is {self.tensors.dtypes[key]}, not a float tensor")
+        self._check_float(key, self.tensors)
         match = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", path)
         if match:
             parameter = self._by_module.get(match[1])
@@ -170,27 +169,34 @@ class Adapter:
                 self._refuse_tied(self.table[name])
 
     def _check_extra(self) -> None:
-        for key, shape in (self.extra.shapes if self.extra else {}).items():
+        if self.extra is None:
+            return
+        for key, shape in self.extra.shapes.items():
             name, factor = (key[:-2], key[-1]) if key[-2:] in (".A", ".B") else (key, "")
-            if name not in self.table or name in self._factors or name in self._replaced:
+            self._check_float(key, self.extra)
+            twice = name in self._factors or name in self._replaced or (factor and name in self.extra.files)
+            if name not in self.table or twice or (factor and not self.table[name].is_matrix):
                 raise InputError(
-                    f"{self.folder}: {EXTRA}.safetensors has {key}, which the base does not have or the "
-                    "adapter holds too; the two files do not belong together"
+                    f"{self.folder}: {EXTRA}.safetensors has {key}, which does not belong to the base or is "
+                    "stored twice; the files of the expert do not belong together"
                 )
             if factor:
-                self._check_extra_pair(name)
+                self._check_extra_pair(name, self.extra.shapes)
             elif shape != self.table[name].shape:
                 raise InputError(
                     f"{self.folder}: {EXTRA}.safetensors has {key} of shape {shape}, the base has "
                     f"{self.table[name].shape}; the expert belongs to another model"
                 )
 
-    def _check_extra_pair(self, name: str) -> None:
-        shapes = self.extra.shapes if self.extra else {}
+    def _check_extra_pair(self, name: str, shapes: dict[str, tuple[int, ...]]) -> None:
         a, b = shapes.get(f"{name}.A"), shapes.get(f"{name}.B")
         if a is None or b is None:
             raise InputError(f"{self.folder}: {EXTRA}.safetensors has only one of its two factors of {name}")
         self._check_fit(name, a, b)
+
+    def _check_float(self, key: str, tensors: TensorFiles) -> None:
+        if tensors.dtypes[key] not in FLOATS:
+            raise InputError(f"{self.folder}: {key} is {tensors.dtypes[key]}, not a float tensor")
 
     def _check_fit(self, name: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
         shape = self.table[name].shape
@@ -223,11 +229,11 @@ def recorded_base_hash(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         return None
-    parts = card.read_text(errors="replace").split("---", 2)
-    if len(parts) < 3 or parts[0].strip():
+    front = re.match(r"---\s*\n(.*?\n)---\s*(\n|$)", card.read_text(errors="replace"), re.DOTALL)
+    if front is None:
         return None
     try:
-        facts = yaml.safe_load(parts[1])
+        facts = yaml.safe_load(front[1])
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
     value = facts.get("base_weights_sha256") if isinstance(facts, dict) else None

@@ -51,6 +51,7 @@ class Checkpoint:
     ) -> None:
         self.folder, self.config, self.table = folder, config, table
         self.tensors, self._keys = tensors, keys
+        self._sha256: str | None = None
 
     @classmethod
     def open(cls, folder: Path, base: Checkpoint | None = None) -> Checkpoint:
@@ -91,8 +92,10 @@ class Checkpoint:
         return sum(torch.Size(parameter.shape).numel() for parameter in self.table.values())
 
     def sha256(self) -> str:
-        """Hash of all weights: names, dtypes, shapes and bytes, however they are sharded."""
-        return hash_tensors((name, self.read(name)) for name in sorted(self.table))
+        """Hash of all weights: names, dtypes, shapes and bytes, however they are sharded; read once."""
+        if self._sha256 is None:
+            self._sha256 = hash_tensors((name, self.read(name)) for name in sorted(self.table))
+        return self._sha256
 
     def _check_tied_heads(self) -> None:
         for parameter in self.table.values():

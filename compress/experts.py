@@ -75,7 +75,8 @@ def write_expert(
     save(tensors, folder / "adapter_model.safetensors")
     extra = {name: delta.contiguous() for name, delta in dense.items()}
     for name, factors in beside.items():
-        # Only truncated deltas come here, whose scale is 1: adapters on tied embeddings are refused.
+        # Truncated deltas, or those of a bundle's expert: their scale is 1, and adapters that PEFT put
+        # on tied embeddings are refused.
         extra |= {f"{name}.A": factors.A.contiguous(), f"{name}.B": factors.B.contiguous()}
     if extra:
         save(extra, folder / f"{EXTRA}.safetensors")

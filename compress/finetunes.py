@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.adapters import Adapter, is_adapter
+from compress.adapters import Adapter, is_adapter, recorded_base_hash
 from compress.checkpoints import Checkpoint
+from compress.errors import InputError
 
 Finetune = Checkpoint | Adapter
 
@@ -17,9 +18,18 @@ Finetune = Checkpoint | Adapter
 def open_finetune(folder: Path, base: Checkpoint) -> Finetune:
     """The fine-tune in ``folder``: a PEFT adapter, an expert of a bundle, or a full checkpoint.
 
-    Raises InputError when it is broken or does not belong to ``base``.
+    Raises InputError when it is broken, does not fit ``base``, or says in its model card that it
+    belongs to other weights.
     """
-    return Adapter(folder, base.table) if is_adapter(folder) else Checkpoint.open(folder, base)
+    if not is_adapter(folder):
+        return Checkpoint.open(folder, base)
+    recorded = recorded_base_hash(folder)
+    if recorded is not None and recorded != base.sha256():
+        raise InputError(
+            f"{folder}: its model card says it was trained on base weights {recorded[:16]}…, but "
+            f"{base.folder} has {base.sha256()[:16]}…; use the base that the adapter was trained on"
+        )
+    return Adapter(folder, base.table)
 
 
 def task_vector(finetune: Finetune, name: str, base: Checkpoint) -> Tensor | None:
@@ -38,5 +48,6 @@ def apply(finetune: Finetune, model: Any, base: Checkpoint) -> Any:
         for name, parameter in model.named_parameters():
             delta = task_vector(finetune, name, base)
             if delta is not None:
-                parameter.add_(delta.to(parameter.device, parameter.dtype))
+                # Summed before rounding to the model's dtype, as a composed mixture is.
+                parameter.copy_(parameter.float() + delta.to(parameter.device))
     return model

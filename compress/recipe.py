@@ -85,7 +85,7 @@ class ExclusiveRecipe(Strict):
 
 
 class OutputRecipe(Strict):
-    """How the base's tensors are stored."""
+    """How the base's tensors are stored, and factors where ``exclusive.dtype`` says nothing else."""
 
     dtype: Dtype = "float32"
 

@@ -59,6 +59,8 @@ def _prompt(content: dict[str, Any], default: str | None = None) -> Prompt:
     task = content.get("task", default)
     if not isinstance(task, str) or not task:
         raise InputError('"task" must be the name of a task')
+    if default is not None and task != default:
+        raise InputError(f'"task" is {task!r} in the file of {default!r}: move the line to its own file')
     return Prompt(task, routing_text(prompt_of(content)).strip())
 
 

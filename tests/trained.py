@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from examples.zoo.encoding import Example, collate, encode
-from examples.zoo.training import completion_loss, schedule
+from examples.zoo.training import optimiser_step, schedule
 from serve.evaluate import Item
 from tests import tiny
 
@@ -45,11 +45,11 @@ class TrainedZoo:
 
 
 def words(task: str, split: str) -> Iterator[str]:
-    """Endless words of a task; the first letters' order decides the split, so none is in two."""
+    """Endless words of a task; a hash of the word decides its split, so none is in two."""
     generator = random.Random(f"{task} {split}")
     while True:
         word = "".join(generator.choices(LETTERS[task], k=generator.choice(LENGTHS)))
-        # A hash of the word that does not depend on the interpreter's seed.
+        # Unlike hash(), the same in every process.
         part = random.Random(word).random()
         if ("train" if part < 0.7 else "router" if part < 0.85 else "test") == split:
             yield word
@@ -99,12 +99,7 @@ def fit(model: Any, examples: list[Example], steps: int, rate: float) -> None:
     generator = random.Random(0)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = rate * schedule(step, steps)
-        batch = collate(generator.sample(examples, BATCH), 0)
-        loss = completion_loss(model, batch, "cpu")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimiser_step(model, collate(generator.sample(examples, BATCH), 0), optimizer)
     model.eval()
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compress.errors import InputError
 from compress.recipe import validation_sentence
 from examples.zoo.adapters import ALPHA_PER_RANK
+from examples.zoo.base import BASE
 from examples.zoo.runstate import RunSettings
 from examples.zoo.scoring import ExactMatch, Share
 from examples.zoo.tasks import TASKS
@@ -29,14 +30,15 @@ class Example(BaseModel):
 class Card(BaseModel):
     """Where an expert comes from and what it scores.
 
-    ``seconds`` is wall time of training, ``loss`` the mean of its last steps. ``score`` is that of
-    what is stored; for an expert compressed to ``compressed_rank`` from a full fine-tune,
-    ``full_score`` is that of the full fine-tune.
+    ``own_data``: trained on a user's file, whatever the task is called. ``seconds`` is wall time of
+    training, ``loss`` the mean of its last steps. ``score`` is that of what is stored; for an expert
+    compressed to ``compressed_rank`` from a full fine-tune, ``full_score`` is that of the full one.
     """
 
     model_config = ConfigDict(extra="forbid")
     settings: RunSettings
     base_name: str
+    own_data: bool
     seconds: float
     loss: float
     example: Example
@@ -55,7 +57,9 @@ class Card(BaseModel):
         )
         return environment.get_template("card.md.j2").render(
             card=self,
-            task=TASKS.get(self.settings.task),
+            task=None if self.own_data else TASKS[self.settings.task],
+            # What others' bases and data are licensed under is not for us to say.
+            ours=self.settings.base == BASE and not self.own_data,
             adapter=self.settings.kind == "lora" or self.compressed_rank is not None,
             alpha_per_rank=ALPHA_PER_RANK,
             percent=percent,

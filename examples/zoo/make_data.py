@@ -6,9 +6,9 @@ every machine: all draws are seeded, and the sources are pinned by version and h
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -16,7 +16,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from compress.errors import InputError
-from examples.zoo.leaks import key, require_disjoint, require_seeds_apart
+from examples.zoo.console import one_sentence
+from examples.zoo.leaks import key, require_disjoint, require_seeds_apart, words
 from examples.zoo.rated_snippets import Snippet, open_archive, read_snippets
 from examples.zoo.tasks import SENTIMENT, TASKS, Generated, Rated
 from examples.zoo.unrelated_prompts import PROMPTS
@@ -58,8 +59,11 @@ def rated(source: Rated, snippets: Iterable[Snippet]) -> list[Item]:
     return items
 
 
-def take(source: Iterator[Item], count: int, seen: set[str], name: str) -> list[Item]:
-    """The next `count` items of `source` whose prompts are not in `seen`, which grows by them.
+def take(
+    source: Iterator[Item], count: int, seen: set[str], name: str, same: Callable[[str], str] = key
+) -> list[Item]:
+    """The next `count` items of `source` whose prompts are not in `seen`, which grows by them; `same`
+    maps equal prompts to one text.
 
     Raises `InputError` when the source ends first.
     """
@@ -70,8 +74,8 @@ def take(source: Iterator[Item], count: int, seen: set[str], name: str) -> list[
             raise InputError(
                 f"{name} has only {len(taken)} unseen prompts of {count}; ask for fewer in COUNTS"
             )
-        if key(item.prompt) not in seen:
-            seen.add(key(item.prompt))
+        if same(item.prompt) not in seen:
+            seen.add(same(item.prompt))
             taken.append(item)
     return taken
 
@@ -83,7 +87,7 @@ def draw(task: str, archive: bytes, seen: set[str]) -> dict[str, list[Item]]:
         items = iter(rated(source, read_snippets(archive, source.table)))
         # Held-out splits first: the larger training split takes what is left.
         splits = sorted(COUNTS, key=lambda split: split == "train")
-        return {split: take(items, COUNTS[split], seen, f"{task} {split}") for split in splits}
+        return {split: take(items, COUNTS[split], seen, f"{task} {split}", words) for split in splits}
     drawn = {split: SPARE * count for split, count in COUNTS.items()}
     require_seeds_apart(SEEDS, drawn)
     return {
@@ -92,7 +96,7 @@ def draw(task: str, archive: bytes, seen: set[str]) -> dict[str, list[Item]]:
     }
 
 
-def write_lines(path: Path, records: Iterable[Mapping[str, str]]) -> None:
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, in UTF-8, with the same bytes on every platform."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -138,12 +142,8 @@ def main(
     ] = None,
 ) -> None:
     """Regenerate examples/zoo/data. Example: python -m examples.zoo.make_data"""
-    console = Console()
-    try:
-        make_data(vader_sdist, DATA, console)
-    except InputError as error:
-        console.print(f"[red]error:[/] {error}", highlight=False)
-        raise typer.Exit(1) from error
+    with one_sentence():
+        make_data(vader_sdist, DATA, Console())
 
 
 if __name__ == "__main__":

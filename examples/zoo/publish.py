@@ -15,7 +15,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 from compress.adapters import recorded_base_hash
 from compress.bundle import Bundle
@@ -26,6 +25,7 @@ from compress.loading import load_model
 from compress.sources import resolve
 from compress.staging import staged
 from examples.zoo.cards import Card, percent, read_card
+from examples.zoo.console import one_sentence
 from examples.zoo.make_data import DATA
 from examples.zoo.scoring import answer_all, exact_match
 from serve.commands.options import Device, Threads, engine_settings
@@ -45,42 +45,38 @@ def main(
     threads: Threads = None,
 ) -> None:
     """Copy a bundle's experts, score them, write their cards."""
-    console = Console()
     engine = engine_settings(device=device, threads=threads)
-    try:
+    with one_sentence():
         opened = Bundle.open(bundle)
         with bars() as shown:
-            for task, facts in opened.manifest.experts.items():
-                full = read_card(resolve(facts.source))
-                card = publish(opened, task, full, facts.max_rank, data, out / task, engine, shown)
-                shown.print(
-                    f"{out / task}: full {percent(full.score.expert)}, expert {percent(card.score.expert)}"
-                )
-    except InputError as error:
-        console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+            for task in opened.tasks:
+                card = publish(opened, task, data, out / task, engine, shown)
+                shown.print(f"{out / task}: exact match {percent(card.score.expert)} %")
 
 
-def publish(
-    bundle: Bundle,
-    task: str,
-    full: Card,
-    rank: int,
-    data: Path,
-    out: Path,
-    engine: EngineSettings,
-    shown: Bars,
-) -> Card:
-    """One expert of ``bundle`` as a folder of its own. Raises InputError when it is no delta of the
-    weights that the fine-tune began from."""
-    expert = bundle.path / "experts" / task
+def publish(bundle: Bundle, task: str, data: Path, out: Path, engine: EngineSettings, shown: Bars) -> Card:
+    """One expert of ``bundle`` as the folder ``out`` of its own.
+
+    Raises InputError when it is no delta of the weights that the fine-tune began from, or not made of
+    the fine-tune that is there now, or when the fine-tune was scored on other prompts.
+    """
+    facts, expert = bundle.manifest.experts[task], bundle.path / "experts" / task
+    source = resolve(facts.source)
+    full = read_card(source)
     if recorded_base_hash(expert) != full.settings.base_sha256:
         raise InputError(
             f"{expert}: is not a delta of the weights that {task} was trained from; build the bundle with "
             "exclusive.reference: pretrained and the base's own output.dtype"
         )
     base = Checkpoint.open(bundle.base)
+    if facts.kind != "full" or open_finetune(source, base).sha256() != facts.sha256:
+        raise InputError(f"{source}: is not the full fine-tune that {expert} was made of; build again")
     items = read_data(data, [task])[task]
+    if len(items) != full.score.prompts:
+        raise InputError(
+            f"{data}: has {len(items)} prompts of {task}, its fine-tune was scored on {full.score.prompts}; "
+            "give the same ones"
+        )
     rest = (bundle.base, task, items, engine)
     model = load_model(bundle.base, torch.float32).to(engine.torch_device())
     before = answer_all(model, *rest, shown.stage(f"{task}: base", len(items)))
@@ -89,7 +85,7 @@ def publish(
     after = answer_all(model.to(engine.torch_device()), *rest, shown.stage(f"{task}: expert", len(items)))
     card = full.model_copy(
         update={
-            "compressed_rank": rank,
+            "compressed_rank": facts.max_rank,
             "full_score": full.score,
             "score": exact_match(task, items, before, after),
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -36,7 +36,7 @@ class RunSettings(BaseModel):
     examples: int
     steps: int
     batch: int
-    learning_rate: float
+    learning_rate: float = Field(gt=0)
     context: int
     seed: int
 
@@ -66,11 +66,14 @@ class Run:
 
     def __enter__(self) -> Run:
         # The file and not the folder, which is locked for moments whenever a checkpoint is put in place.
-        self._handle = os.open(self.folder / SETTINGS, os.O_RDONLY)
+        path = self.folder / SETTINGS
         try:
+            self._handle = os.open(path, os.O_RDONLY)
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._handle)
+            # A second process that began at the same moment may have put its folder over ours.
+            if not os.path.samestat(os.fstat(self._handle), path.stat()):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError) as error:
             raise InputError(f"{self.folder}: another process is training here; wait for it") from error
         return self
 
@@ -97,7 +100,8 @@ class Run:
         tensors: dict[str, Tensor] = {}
         for name, parameter in trainable(model).items():
             tensors[name] = parameter.detach().cpu().contiguous()
-            for moment in MOMENTS:
+            # A parameter that the forward pass never uses has no moments.
+            for moment in MOMENTS if parameter in optimizer.state else ():
                 tensors[f"{name}:{moment}"] = optimizer.state[parameter][moment].cpu().contiguous()
         with staged(self.folder / "state") as fresh:
             save(tensors, fresh / "model.safetensors")
@@ -119,6 +123,8 @@ class Run:
             for name, parameter in trainable(model).items():
                 with torch.no_grad():
                     parameter.copy_(tensors.read(name))
+                if f"{name}:{MOMENTS[0]}" not in tensors.files:
+                    continue
                 moments = {m: tensors.read(f"{name}:{m}").to(parameter.device) for m in MOMENTS}
                 optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from compress.errors import InputError
 from examples.zoo.cards import Card, percent, read_card
 from examples.zoo.tasks import TASKS
 
@@ -32,8 +33,10 @@ def folders() -> list[Path]:
 
 def with_table(text: str) -> str:
     """``text`` with the current table between its two marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, begun, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not begun or not ended:
+        raise InputError(f"{ZOO / 'README.md'}: put the marks {BEGIN} and {END} where the table goes")
     cards = [read_card(folder) for folder in folders()]
     return f"{before}{BEGIN}\n{table(cards)}\n{END}{after}"
 

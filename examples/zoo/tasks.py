@@ -44,11 +44,6 @@ class Task:
     steps: int
 
     @property
-    def licence(self) -> str:
-        """The licence of the package that the items come from."""
-        return "MIT" if isinstance(self.source, Rated) else "Apache-2.0"
-
-    @property
     def data(self) -> str:
         """One line for a model card."""
         if isinstance(self.source, Rated):
@@ -96,12 +91,6 @@ TASKS = {
             "Adds or subtracts two numbers of up to two digits.",
             Generated("chain_sum", {"max_terms": 2, "max_digits": 2}),
             300,
-        ),
-        Task(
-            "filtering",
-            "Keeps or removes the whole numbers of a short list that lie above or below a bound.",
-            Generated("number_filtering", {"max_numbers": 4, "max_decimals": 0}),
-            220,
         ),
         Task(
             "recall",

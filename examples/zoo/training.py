@@ -42,32 +42,41 @@ def train(
     parameters = list(trainable(model).values())
     optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
     done, seconds, losses = run.restore(model, optimizer)
-    device = parameters[0].device
-    model.train()
+    # Not in training mode: a base with dropout would need random numbers that a resumed run lacks.
+    model.eval()
     began = saved = time.monotonic()
     for step in range(done, settings.steps):
         chosen = batch_indices(len(examples), settings.batch, step, settings.seed)
         batch = collate([examples[i] for i in chosen], padding)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(step, settings.steps)
-        loss = completion_loss(model, batch, device)
-        value = loss.item()
-        if not math.isfinite(value):
+        losses.append(optimiser_step(model, batch, optimizer))
+        if not math.isfinite(losses[-1]):
             raise InputError(
-                f"the loss is {value} at step {step + 1}: lower --learning-rate, and delete {run.folder}"
+                f"the loss or its gradient is no number at step {step + 1}: delete {run.folder} and lower "
+                "--learning-rate"
             )
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(value)
-        progress(step + 1, value)
+        progress(step + 1, losses[-1])
         now = time.monotonic()
         if now - saved >= CHECKPOINT_SECONDS or step + 1 == settings.steps:
             run.save(step + 1, seconds + now - began, losses, model, optimizer)
             saved = now
-    model.eval()
     return seconds + time.monotonic() - began, losses
+
+
+def optimiser_step(model: Any, batch: Batch, optimizer: AdamW) -> float:
+    """One step on ``batch`` with the gradient's norm clipped at 1; returns the loss before it. Where loss or
+    gradient is no finite number, nothing is changed and NaN returned."""
+    parameters = optimizer.param_groups[0]["params"]
+    loss = completion_loss(model, batch, parameters[0].device)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+    value = loss.item()
+    if not math.isfinite(value) or not torch.isfinite(norm):
+        return math.nan
+    optimizer.step()
+    optimizer.zero_grad()
+    return value
 
 
 def completion_loss(model: Any, batch: Batch, device: torch.device | str) -> Tensor:

@@ -197,10 +197,13 @@ def test_an_expert_of_a_bundle_is_read_back_as_the_fine_tunes_task_vector(tmp_pa
     ("change", "sentence"),
     [
         (lambda t: t.update({"model.norm.weight": torch.ones(7)}), r"model\.norm\.weight of shape \(7,\)"),
-        (lambda t: t.update({"model.other.weight": torch.ones(7)}), "which the base does not have"),
+        (lambda t: t.update({"model.other.weight": torch.ones(7)}), "does not belong to the base"),
+        (lambda t: t.update({"model.norm.weight": torch.ones(32).int()}), "is I32, not a float tensor"),
+        (lambda t: t.update({"model.norm.weight.A": torch.ones(2, 32)}), "does not belong to the base"),
+        (lambda t: t.update({"model.embed_tokens.weight": torch.ones(97, 32)}), "is stored twice"),
         (lambda t: t.update({"model.embed_tokens.weight.B": torch.ones(3, 2)}), "belongs to another model"),
         (lambda t: t.pop("model.embed_tokens.weight.A"), "only one of its two factors"),
-        (lambda t: t.update({"lm_head.weight.A": torch.ones(2, 32)}), "which the base does not have"),
+        (lambda t: t.update({"lm_head.weight.A": torch.ones(2, 32)}), "does not belong to the base"),
     ],
 )
 def test_what_stands_beside_an_adapter_must_fit_the_base(tmp_path, change, sentence):

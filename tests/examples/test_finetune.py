@@ -13,6 +13,7 @@ import typer
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from compress.adapters import recorded_base_hash
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
 from compress.finetunes import open_finetune, task_vector
@@ -22,7 +23,7 @@ from examples.zoo.cards import read_card
 from examples.zoo.encoding import IGNORED, Example, collate, encode, read_examples
 from examples.zoo.finetune import main
 from examples.zoo.training import batch_indices, completion_loss, schedule
-from serve.evaluate import Item
+from serve.evaluate import Item, read_data
 from tests import tiny
 from tests.commands import run
 
@@ -99,8 +100,9 @@ def test_an_adapter_from_a_users_own_file(desk):
     assert "expert: exact match" in done.stdout
     assert card.settings.task == "mine" and card.settings.rank == 4
     assert card.score.prompts == 9 and card.settings.examples == 51
-    held_out = [json.loads(line) for line in (folder / "heldout.jsonl").read_text().splitlines()]
-    assert len(held_out) == 9 and all(line.keys() == {"messages", "answer"} for line in held_out)
+    held_out, training = (read_data(folder / part, ["mine"])["mine"] for part in ("heldout", "train"))
+    assert len(held_out) == 9 and len(training) == 51
+    assert not {str(item.messages) for item in held_out} & {str(item.messages) for item in training}
     tensors = load_file(folder / "adapter_model.safetensors")
     assert {t.dtype for t in tensors.values()} == {torch.float16}
     assert any(t.any() for name, t in tensors.items() if "lora_B" in name)
@@ -108,6 +110,37 @@ def test_an_adapter_from_a_users_own_file(desk):
     assert not (desk / "expert.run").exists()
     text = (folder / "README.md").read_text()
     assert f"base_weights_sha256: {card.settings.base_sha256}" in text and "user: " in text
+
+
+def test_a_made_expert_is_made_once_and_never_replaced_by_another(desk):
+    finetune(desk, "--out", "expert", "--rank", 2)
+    before = (desk / "expert" / "adapter_model.safetensors").read_bytes()
+    assert "is made already" in finetune(desk, "--out", "expert", "--rank", 2).stdout
+    done = finetune(desk, "--out", "expert", "--rank", 2, "--steps", 7, code=1)
+    assert "holds an expert made with other settings" in done.stderr
+    assert (desk / "expert" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_conversations_that_differ_before_the_last_turn_are_different_prompts(desk):
+    lines = [
+        {
+            "messages": [{"role": "system", "content": f"{n}"}, {"role": "user", "content": "go"}],
+            "answer": "x",
+        }
+        for n in range(60)
+    ]
+    write(desk / "mine.jsonl", lines)
+    finetune(desk, "--out", "expert", "--rank", 2, "--steps", 1)
+    assert read_card(desk / "expert").settings.examples == 51
+
+
+def test_a_card_claims_nothing_for_a_users_own_data_or_base(desk):
+    """Also where the task has the name of one of the zoo's, and the base one that YAML would misread."""
+    tiny.save_base(desk / "models" / "a---b")
+    finetune(desk, "--task", "reversal", "--base", "models/a---b", "--out", "expert", "--rank", 2)
+    text = (desk / "expert" / "README.md").read_text()
+    assert "reasoning-gym" not in text and "apache" not in text and "words backwards" not in text
+    assert recorded_base_hash(desk / "expert") == read_card(desk / "expert").settings.base_sha256
 
 
 def test_a_full_fine_tune_moves_every_matrix(desk):
@@ -145,8 +178,11 @@ class Stop(BaseException):
     """As if the process were killed."""
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("full", [False, True])
-def test_a_killed_run_goes_on_to_the_same_weights(desk, monkeypatch, full):
+def test_a_killed_run_goes_on_to_the_same_weights(desk, monkeypatch, full, family):
+    """GPT-2 has dropout, whose random numbers a resumed run would not have."""
+    tiny.save_base(desk / "base", family)
     words = ("--full", "") if full else ("--rank", "4")
     finetune(desk, *words, "--out", "straight")
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
@@ -203,13 +239,13 @@ def interrupted(desk, monkeypatch):
 def test_resuming_with_other_settings_is_refused(interrupted, option, value, named):
     before = (interrupted / "expert.run" / "state" / "model.safetensors").read_bytes()
     done = finetune(interrupted, "--out", "expert", option, value, code=1)
-    assert named in done.stdout and "repeat the old settings" in done.stdout
+    assert named in done.stderr and "repeat the old settings" in done.stderr
     assert (interrupted / "expert.run" / "state" / "model.safetensors").read_bytes() == before
 
 
 def test_resuming_with_other_data_is_refused(interrupted):
     write(interrupted / "mine.jsonl", [*LINES, {"prompt": "new", "answer": "new"}])
-    assert "data_sha256" in finetune(interrupted, "--out", "expert", code=1).stdout
+    assert "data_sha256" in finetune(interrupted, "--out", "expert", code=1).stderr
 
 
 def test_two_processes_do_not_train_in_one_folder(interrupted):
@@ -217,14 +253,14 @@ def test_two_processes_do_not_train_in_one_folder(interrupted):
     fcntl.flock(handle, fcntl.LOCK_EX)
     done = finetune(interrupted, "--out", "expert", code=1)
     os.close(handle)
-    assert "another process is training here" in done.stdout
+    assert "another process is training here" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["expert", "expert.run"])
 def test_a_folder_that_is_something_else_is_left_alone(desk, name):
     (desk / name).mkdir()
     (desk / name / "thesis.txt").write_text("mine")
-    assert "choose another --out" in finetune(desk, "--out", "expert", code=1).stdout
+    assert "choose another --out" in finetune(desk, "--out", "expert", code=1).stderr
     assert (desk / name / "thesis.txt").read_text() == "mine"
 
 
@@ -233,7 +269,7 @@ def test_a_broken_checkpoint_is_named(interrupted, broken):
     path = interrupted / "expert.run" / "state" / broken
     path.write_bytes(path.read_bytes()[:20])
     done = finetune(interrupted, "--out", "expert", code=1)
-    assert "expert.run/state" in done.stdout and "error:" in done.stdout
+    assert "expert.run/state" in done.stderr and "error:" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -253,26 +289,33 @@ def test_a_broken_checkpoint_is_named(interrupted, broken):
 def test_bad_lines_are_named_by_file_and_number(desk, line, sentence):
     with (desk / "mine.jsonl").open("a") as file:
         file.write(line + "\n")
-    assert sentence in finetune(desk, code=1).stdout
+    assert sentence in finetune(desk, code=1).stderr
     assert not (desk / "runs").exists()
+
+
+def test_a_conversation_that_the_template_refuses_is_named(desk):
+    (desk / "base" / "chat_template.jinja").write_text("{{ raise_exception('users only') }}")
+    expected = "mine.jsonl:1: the base's chat template refuses this conversation: users only"
+    assert expected in finetune(desk, code=1).stderr
 
 
 def test_ten_examples_are_too_few(desk):
     write(desk / "mine.jsonl", LINES[:10])
-    assert "10 different prompts are too few" in finetune(desk, code=1).stdout
+    assert "10 different prompts are too few" in finetune(desk, code=1).stderr
 
 
 def test_repeated_prompts_do_not_leak_into_the_held_out_part(desk):
     write(desk / "mine.jsonl", [*LINES, *LINES])
-    finetune(desk, "--out", "expert", "--rank", 2)
-    held_out = (desk / "expert" / "heldout.jsonl").read_text().splitlines()
+    done = finetune(desk, "--out", "expert", "--rank", 2)
+    held_out = read_data(desk / "expert" / "heldout", ["mine"])["mine"]
     assert read_card(desk / "expert").settings.examples + len(held_out) == len(LINES)
+    assert "60 lines repeat an earlier prompt" in done.stdout
 
 
 def test_a_test_file_with_a_training_prompt_is_refused(desk):
     write(desk / "test.jsonl", [{"prompt": "99+1=", "answer": "100"}, LINES[3]])
     done = finetune(desk, "--test", "test.jsonl", code=1)
-    assert "test.jsonl and mine.jsonl share the prompt '03+1='" in done.stdout
+    assert "mine.jsonl and test.jsonl share the prompt '03+1='" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -284,11 +327,12 @@ def test_a_test_file_with_a_training_prompt_is_refused(desk):
         (("--data", "absent.jsonl"), "absent.jsonl: the prompts cannot be read"),
         (("--base", "./absent"), "./absent: no such model folder"),
         (("--learning-rate", 1e30), "lower --learning-rate"),
+        (("--learning-rate", 0), "learning_rate: Input should be greater than 0"),
     ],
 )
 def test_bad_usage_is_one_sentence(desk, words, sentence):
     done = finetune(desk, *words, code=1)
-    assert sentence in done.stdout.replace("\n", " ") and "Traceback" not in done.stdout
+    assert sentence in done.stderr.replace("\n", " ") and "Traceback" not in done.stderr
 
 
 def test_base_without_an_end_token_is_refused(tmp_path):

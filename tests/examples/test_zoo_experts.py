@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from dataclasses import asdict
 
 import pytest
 import yaml
@@ -13,8 +15,10 @@ from compress.adapters import recorded_base_hash
 from compress.errors import InputError
 from examples.zoo.cards import read_card
 from examples.zoo.publish import main as publish
+from examples.zoo.splits import items_sha256
 from examples.zoo.table import ZOO, folders, table, with_table
 from examples.zoo.tasks import TASKS
+from serve.evaluate import read_data
 from tests import tiny
 from tests.bundles import write_recipe
 from tests.commands import run
@@ -59,10 +63,12 @@ class TestExpert:
 
     def test_was_trained_on_the_committed_prompts(self, folder):
         card = read_card(folder)
-        assert card.settings.task == folder.name and card.settings.examples == 2000
-        first = json.loads((ZOO / "data" / "test" / f"{folder.name}.jsonl").read_text().split("\n")[0])
-        assert card.example.messages == [{"role": "user", "content": first["prompt"]}]
-        assert card.example.answer == first["answer"]
+        train, test = (
+            read_data(ZOO / "data" / split, [folder.name])[folder.name] for split in ("train", "test")
+        )
+        assert card.settings.data_sha256 == items_sha256(train) and len(train) == card.settings.examples
+        assert card.score.prompts == len(test)
+        assert card.example.model_dump() == asdict(test[0])
 
     def test_weights_are_float16_safetensors_of_the_rank_it_says(self, folder):
         card = read_card(folder)
@@ -98,7 +104,7 @@ def full_bundle(tmp_path):
     write(tmp_path / "mine.jsonl", LINES)
     (tmp_path / "test").mkdir()
     for task in ("one", "two"):
-        write(tmp_path / "test" / f"{task}.jsonl", [{"prompt": "99+1=", "answer": "100"}] * 3)
+        write(tmp_path / "test" / f"{task}.jsonl", [{"prompt": "99+1=", "answer": "100"}] * 9)
         finetune(tmp_path, "--full", "", "--task", task, "--out", f"runs/{task}", "--learning-rate", 0.01)
 
     def build(**exclusive):
@@ -124,11 +130,11 @@ def publish_here(folder, code=0):
 def test_compressed_experts_are_kept_with_both_scores(full_bundle):
     folder = full_bundle(reference="pretrained")
     done = publish_here(folder)
-    assert "kept/one: full" in done.stderr
+    assert "kept/one: exact match" in done.stderr
     card = read_card(folder / "kept" / "one")
     full = read_card(folder / "runs" / "one")
     assert card.full_score == full.score and card.compressed_rank == 4
-    assert card.score.prompts == 3
+    assert card.score.prompts == 9
     assert "| full fine-tune |" in (folder / "kept" / "one" / "README.md").read_text()
     # The kept folder is a checkpoint for another recipe, without the full fine-tune.
     recipe = write_recipe(
@@ -137,7 +143,20 @@ def test_compressed_experts_are_kept_with_both_scores(full_bundle):
     run(folder, "compress", recipe, "-o", "again")
 
 
+def test_an_expert_of_another_fine_tune_is_not_published(full_bundle):
+    folder = full_bundle(reference="pretrained")
+    shutil.rmtree(folder / "runs" / "one")
+    finetune(folder, "--full", "", "--task", "one", "--out", "runs/one", "--seed", 1)
+    assert "is not the full fine-tune that" in publish_here(folder, code=1).stderr
+
+
+def test_both_scores_are_of_the_same_prompts(full_bundle):
+    folder = full_bundle(reference="pretrained")
+    write(folder / "test" / "one.jsonl", [{"prompt": "99+1=", "answer": "100"}] * 3)
+    assert "has 3 prompts of one, its fine-tune was scored on 9" in publish_here(folder, code=1).stderr
+
+
 def test_experts_of_other_weights_are_not_published(full_bundle):
     folder = full_bundle(reference="shared")
-    assert "is not a delta of the weights" in publish_here(folder, code=1).stdout.replace("\n", " ")
+    assert "is not a delta of the weights" in publish_here(folder, code=1).stderr
     assert not (folder / "kept").exists()

@@ -168,3 +168,6 @@ def test_a_folder_holds_a_file_a_task_and_only_the_asked_ones_are_read(tmp_path:
     assert read_prompts(tmp_path, ["b", "a"]) == [Prompt("b", "two"), Prompt("a", "one"), Prompt("a", "more")]
     with pytest.raises(InputError, match=r"d\.jsonl"):
         read_prompts(tmp_path, ["a", "d"])
+    (tmp_path / "d.jsonl").write_text('{"prompt": "one"}\n{"task": "a", "prompt": "other"}\n')
+    with pytest.raises(InputError, match=r"d\.jsonl:2: \"task\" is 'a' in the file of 'd'"):
+        read_prompts(tmp_path, ["d"])
