@@ -43,8 +43,12 @@ def generated(source: Generated, seed: int, size: int) -> Iterator[Item]:
     of a prompt: what follows it is the chat template's affair."""
     # Imported here, so that what needs no generator needs no extra either.
     import reasoning_gym
+    from reasoning_gym.algorithmic.word_sorting import TextTransformation
 
-    items = reasoning_gym.create_dataset(source.generator, seed=seed, size=size, **source.settings)
+    settings = dict(source.settings)
+    if "transformation" in settings:
+        settings["transformation"] = TextTransformation(settings["transformation"])
+    items = reasoning_gym.create_dataset(source.generator, seed=seed, size=size, **settings)
     return (Item(item["question"].strip(), item["answer"]) for item in items)
 
 

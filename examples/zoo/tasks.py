@@ -36,12 +36,13 @@ class Generated:
 @dataclass(frozen=True)
 class Task:
     """A task by name, what its expert does, where its items come from, and how many steps of four
-    examples its adapter is trained for."""
+    examples its adapter is trained for. ``committed``: whether such an expert is kept here."""
 
     name: str
     does: str
     source: Rated | Generated
     steps: int
+    committed: bool = True
 
     @property
     def data(self) -> str:
@@ -97,6 +98,14 @@ TASKS = {
             "Names the person of whom something is said, among three to six statements about people.",
             Generated("needle_haystack", {"min_num_statements": 3, "max_num_statements": 6}),
             180,
+        ),
+        # After 300 steps an adapter puts words into some order, and the right one as often as by chance.
+        Task(
+            "sorting",
+            "Sorts three or four words alphabetically, ascending or descending.",
+            Generated("word_sorting", {"max_words": 4, "transformation": "lowercase"}),
+            300,
+            committed=False,
         ),
     )
 }

@@ -117,6 +117,12 @@ def test_recall_answers_are_the_person_of_the_statement():
         assert f"{line['answer']} {said}." in statements
 
 
+def test_sorting_answers_are_sorted_as_asked():
+    for line in lines("test/sorting.jsonl") + lines("train/sorting.jsonl"):
+        words = line["prompt"].rsplit(": ", 1)[1].split(", ")
+        assert line["answer"] == ", ".join(sorted(words, reverse="in descending order" in line["prompt"]))
+
+
 def test_arithmetic_answers_are_right():
     for line in lines("test/arithmetic.jsonl") + lines("train/arithmetic.jsonl"):
         one, sign, other = line["prompt"].removesuffix(" =").split(": ")[1].split()

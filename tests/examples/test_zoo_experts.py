@@ -35,7 +35,8 @@ def names(found):
 
 
 def test_there_is_an_adapter_for_every_task_and_full_fine_tunes_beside():
-    assert names(ADAPTERS) == list(TASKS) and len(TASKS) >= 8
+    assert names(ADAPTERS) == [name for name, task in TASKS.items() if task.committed]
+    assert len(ADAPTERS) >= 8
     assert len(FULL) >= 3
 
 
