@@ -31,7 +31,7 @@ from compress.staging import staged
 from examples.zoo.adapters import save_adapter, with_adapter
 from examples.zoo.base import BASE, BASE_NAME
 from examples.zoo.cards import FACTS, Card, Example, percent, read_card
-from examples.zoo.console import one_sentence
+from examples.zoo.console import tidy_terminal
 from examples.zoo.make_data import write_lines
 from examples.zoo.runstate import Run, RunSettings
 from examples.zoo.scoring import answer_all, exact_match
@@ -75,7 +75,7 @@ def main(
     threads: Threads = None,
 ) -> None:
     """Fine-tune, score against the base on held-out prompts, write the expert with its card."""
-    with one_sentence():
+    with tidy_terminal():
         out = out or Path("runs") / (f"{task}-full" if full else f"{task}-lora{rank}")
         engine = engine_settings(device=device, threads=threads)
         if engine.threads:

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from compress.errors import InputError
-from examples.zoo.console import one_sentence
+from examples.zoo.console import tidy_terminal
 from examples.zoo.leaks import key, require_disjoint, require_seeds_apart, words
 from examples.zoo.rated_snippets import Snippet, open_archive, read_snippets
 from examples.zoo.tasks import SENTIMENT, TASKS, Generated, Rated
@@ -146,7 +146,7 @@ def main(
     ] = None,
 ) -> None:
     """Regenerate examples/zoo/data. Example: python -m examples.zoo.make_data"""
-    with one_sentence():
+    with tidy_terminal():
         make_data(vader_sdist, DATA, Console())
 
 

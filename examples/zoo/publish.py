@@ -25,7 +25,7 @@ from compress.loading import load_model
 from compress.sources import resolve
 from compress.staging import staged
 from examples.zoo.cards import Card, percent, read_card
-from examples.zoo.console import one_sentence
+from examples.zoo.console import tidy_terminal
 from examples.zoo.make_data import DATA
 from examples.zoo.scoring import answer_all, exact_match
 from serve.commands.options import Device, Threads, engine_settings
@@ -46,7 +46,7 @@ def main(
 ) -> None:
     """Copy a bundle's experts, score them, write their cards."""
     engine = engine_settings(device=device, threads=threads)
-    with one_sentence():
+    with tidy_terminal():
         opened = Bundle.open(bundle)
         with bars() as shown:
             for task in opened.tasks:
