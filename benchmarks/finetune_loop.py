@@ -55,14 +55,16 @@ def main(
             if number:
                 seconds[name] += taken
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    figures = {
+    figures: dict[str, Any] = {
         "task": task,
         "threads": torch.get_num_threads(),
         "seconds_per_step": medians,
         "all": seconds,
         "trainer_over_loop": medians["Trainer"] / medians["loop"],
     }
-    Console().print(figures)
+    for name, value in medians.items():
+        Console().print(f"{name:<8}{value:6.2f} s a step", highlight=False)
+    Console().print(f"Trainer takes {figures['trainer_over_loop']:.2f} times as long", highlight=False)
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(figures, indent=2) + "\n")
 
