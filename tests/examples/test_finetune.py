@@ -157,8 +157,8 @@ def test_an_expert_learns_what_the_base_cannot(trained_zoo, tmp_path):
 
     lines = [{"messages": i.messages, "answer": i.answer} for i in items("reverse", "train", 300)]
     write(tmp_path / "mine.jsonl", lines)
-    words = ("--base", trained_zoo.base, "--out", "expert", "--steps", 120, "--batch", 16)
-    finetune(tmp_path, *words, "--learning-rate", 0.02, "--rank", 8)
+    words = ("--base", trained_zoo.base, "--out", "expert", "--steps", 200, "--batch", 16)
+    finetune(tmp_path, *words, "--learning-rate", 0.01, "--rank", 8)
     score = read_card(tmp_path / "expert").score
     assert score.expert.value > 0.6 and score.gain.low > 0.4
     assert score.expert.low <= score.expert.value <= score.expert.high
