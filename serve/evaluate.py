@@ -13,7 +13,7 @@ from compress.errors import InputError
 from router.jsonl import prompt_of, read_jsonl
 from router.text import routing_text
 from serve.engine import Engine
-from serve.prompts import chat_ids
+from serve.prompts import file_ids
 from serve.request import GenerationRequest, SamplingParams, Target
 
 # An answer that is right ends within its reference's length; a few tokens more show that it does not.
@@ -79,7 +79,8 @@ def score(
     """Greedy answers of ``engine`` to all prompts, exact match after stripping white space.
 
     ``target(task)`` says which weights answer a task's prompts. An answer must also end there: it
-    may take the reference's tokens and a few more.
+    may take the reference's tokens and a few more. Raises InputError where the chat template refuses a
+    conversation.
     """
     pairs = [(task, item) for task, items in data.items() for item in items]
     requests = [_request(engine, item, target(task)) for task, item in pairs]
@@ -99,7 +100,7 @@ def score(
 
 
 def _request(engine: Engine, item: Item, target: Target) -> GenerationRequest:
-    ids = chat_ids(engine.tokenizer, item.messages)
+    ids = file_ids(engine.tokenizer, item.messages)
     reference = engine.tokenizer(item.answer, add_special_tokens=False)["input_ids"]
     params = SamplingParams(max_tokens=len(reference) + 1 + SPARE_TOKENS)
     return GenerationRequest(ids, params, target, routing_text(item.messages))

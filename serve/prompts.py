@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
+
+from compress.errors import InputError
 from router.text import routing_text
 
 
@@ -17,3 +20,13 @@ def chat_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]
         list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
     )
     return list(ids)
+
+
+def file_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """``chat_ids`` of a conversation from a file. Raises InputError where the template refuses it."""
+    try:
+        return chat_ids(tokenizer, messages)
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the model's chat template refuses this conversation ({error}): mend or remove it"
+        ) from error

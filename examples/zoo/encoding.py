@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from torch import Tensor
 
 from compress.errors import InputError
 from router.jsonl import read_jsonl
 from serve.evaluate import ITEM_EXAMPLE, SPARE_TOKENS, Item, parse_item
-from serve.prompts import chat_ids
+from serve.prompts import file_ids
 
 IGNORED = -100
 
@@ -44,11 +43,9 @@ class Batch:
 
 
 def encode(item: Item, tokenizer: Any, context: int) -> Example:
-    """``item`` in tokens. Raises InputError when it does not fit into ``context`` tokens."""
-    try:
-        prompt = chat_ids(tokenizer, item.messages)
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise InputError(f"the base's chat template refuses this conversation: {error}") from error
+    """``item`` in tokens. Raises InputError when it does not fit into ``context`` tokens, or the chat
+    template refuses it."""
+    prompt = file_ids(tokenizer, item.messages)
     answer = [*tokenizer(item.answer.strip(), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     if len(answer) > context:
         raise InputError(

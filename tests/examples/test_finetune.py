@@ -295,7 +295,7 @@ def test_bad_lines_are_named_by_file_and_number(desk, line, sentence):
 
 def test_a_conversation_that_the_template_refuses_is_named(desk):
     (desk / "base" / "chat_template.jinja").write_text("{{ raise_exception('users only') }}")
-    expected = "mine.jsonl:1: the base's chat template refuses this conversation: users only"
+    expected = "mine.jsonl:1: the model's chat template refuses this conversation (users only)"
     assert expected in finetune(desk, code=1).stderr
 
 

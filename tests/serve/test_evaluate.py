@@ -112,3 +112,13 @@ def test_exact_match_needs_the_whole_answer_and_its_end(tmp_path):
     assert result.routed_right == 3 / 5 and result.null_share == 1 / 5
     assert parrot.asked[0].params.max_tokens == len("yes") + 5
     assert parrot.asked[0].routing_text == "x"
+
+
+def test_a_conversation_that_the_template_refuses_is_no_traceback(tmp_path):
+    from serve.evaluate import score
+
+    write(tmp_path, "a.jsonl", '{"prompt": "x", "answer": "yes"}')
+    parrot = Parrot([])
+    parrot.tokenizer.chat_template = "{{ raise_exception('users only') }}"
+    with pytest.raises(InputError, match=r"refuses this conversation \(users only\)"):
+        score(parrot, read_data(tmp_path, ["a"]), lambda task: Target("dynamic"))
