@@ -72,7 +72,7 @@ def main(
 def adapted(folder: Path) -> Any:
     """A fresh adapter to train."""
     torch.manual_seed(0)
-    return with_adapter(load_model(folder, torch.float32), RANK, BASE_NAME).train()
+    return with_adapter(load_model(folder, torch.float32), RANK, BASE_NAME)
 
 
 def loop_turn(model: Any, examples: list[Example], padding: int) -> Callable[[], list[float]]:

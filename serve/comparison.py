@@ -85,7 +85,7 @@ def compare(
             result.scores["static"] = score(engine, data, _static, progress("static", count))
     own = Scores()
     for task, folder in folders.items():
-        with plain_engine(_finetune(folder, base, settings), base, settings) as engine:
+        with plain_engine(_finetune(folder, checkpoint, settings), base, settings) as engine:
             part = {task: data[task]}
             own.hits |= score(engine, part, _static, progress(f"own: {task}", len(data[task]))).hits
     result.scores["own"] = own
@@ -168,17 +168,16 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
     return load_model(folder, settings.torch_dtype()).to(settings.torch_device())
 
 
-def _finetune(folder: Path, base: Path, settings: EngineSettings) -> Any:
+def _finetune(folder: Path, base: Checkpoint, settings: EngineSettings) -> Any:
     """A fine-tune as its owner would serve it: loaded by transformers, an adapter merged by PEFT; an
     expert that has more beside its adapter, which PEFT does not read, is added to the base."""
     if not is_adapter(folder):
         return _load(folder, settings)
     if (folder / f"{EXTRA}.safetensors").is_file():
-        opened = Checkpoint.open(base)
-        return apply(open_finetune(folder, opened), _load(base, settings), opened)
+        return apply(open_finetune(folder, base), _load(base.folder, settings), base)
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(_load(base, settings), folder).merge_and_unload()
+    return PeftModel.from_pretrained(_load(base.folder, settings), folder).merge_and_unload()
 
 
 @contextmanager

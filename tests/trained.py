@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from examples.zoo.encoding import Example, collate, encode
 from examples.zoo.training import optimiser_step, schedule
@@ -70,7 +71,7 @@ def make(folder: Path) -> TrainedZoo:
     """Train base and fine-tunes and write them below ``folder``."""
     tokenizer = tiny.tokenizer()
     torch.manual_seed(0)
-    base = tiny.AutoModelForCausalLM.from_config(
+    base = AutoModelForCausalLM.from_config(
         tiny.config("llama", hidden_size=64, intermediate_size=128, num_hidden_layers=3, head_dim=16)
     )
     copying = [

@@ -68,17 +68,17 @@ class Run:
         # The file and not the folder, which is locked for moments whenever a checkpoint is put in place.
         path = self.folder / SETTINGS
         try:
-            self._handle = os.open(path, os.O_RDONLY)
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._locked = path.open()
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A second process that began at the same moment may have put its folder over ours.
-            if not os.path.samestat(os.fstat(self._handle), path.stat()):
+            if not os.path.samestat(os.fstat(self._locked.fileno()), path.stat()):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError) as error:
             raise InputError(f"{self.folder}: another process is training here; wait for it") from error
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._handle)
+        self._locked.close()
 
     def discard(self) -> None:
         """Remove the checkpoints of a run whose expert is written."""

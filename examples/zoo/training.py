@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -97,12 +98,14 @@ def completion_loss(model: Any, batch: Batch, device: torch.device | str) -> Ten
 def batch_indices(count: int, batch: int, step: int, seed: int) -> list[int]:
     """Which of ``count`` examples step ``step`` (from 0) sees: seeded permutations, one after the
     other. It depends on nothing else, so that a resumed run goes on as it would have."""
-    indices = []
-    for position in range(step * batch, (step + 1) * batch):
-        epoch, place = divmod(position, count)
-        generator = torch.Generator().manual_seed(seed + epoch)
-        indices.append(int(torch.randperm(count, generator=generator)[place]))
-    return indices
+    positions = (divmod(position, count) for position in range(step * batch, (step + 1) * batch))
+    return [_order(count, seed + epoch)[place] for epoch, place in positions]
+
+
+@lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
+def _order(count: int, seed: int) -> list[int]:
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order
 
 
 def schedule(step: int, steps: int) -> float:

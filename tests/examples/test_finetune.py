@@ -178,29 +178,39 @@ class Stop(BaseException):
     """As if the process were killed."""
 
 
+@pytest.fixture
+def killed(monkeypatch):
+    """``killed(step, folder, *words)``: a run killed in its ``step``-th step, a checkpoint after every one.
+    The list it returns grows by every step of the runs that follow."""
+    whole, taken = training.completion_loss, []
+
+    def kill(step, folder, *words):
+        def loss(*arguments):
+            taken.append(1)
+            if len(taken) == step:
+                raise Stop
+            return whole(*arguments)
+
+        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(training, "completion_loss", loss)
+        with pytest.raises(Stop):
+            finetune(folder, *words)
+        return taken
+
+    return kill
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("full", [False, True])
-def test_a_killed_run_goes_on_to_the_same_weights(desk, monkeypatch, full, family):
+def test_a_killed_run_goes_on_to_the_same_weights(desk, killed, full, family):
     """GPT-2 has dropout, whose random numbers a resumed run would not have."""
     tiny.save_base(desk / "base", family)
     words = ("--full", "") if full else ("--rank", "4")
     finetune(desk, *words, "--out", "straight")
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    whole = training.completion_loss
-    calls = []
-
-    def killed(*arguments):
-        calls.append(1)
-        if len(calls) == 4:
-            raise Stop
-        return whole(*arguments)
-
-    monkeypatch.setattr(training, "completion_loss", killed)
-    with pytest.raises(Stop):
-        finetune(desk, *words, "--out", "resumed")
+    taken = killed(4, desk, *words, "--out", "resumed")
     assert not (desk / "resumed").exists()
     finetune(desk, *words, "--out", "resumed")
-    assert len(calls) == 4 + 3
+    assert len(taken) == 4 + 3
     name = "model.safetensors" if full else "adapter_model.safetensors"
     one, other = load_file(desk / "straight" / name), load_file(desk / "resumed" / name)
     assert one.keys() == other.keys()
@@ -208,22 +218,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(desk, monkeypatch, full, famil
 
 
 @pytest.fixture
-def interrupted(desk, monkeypatch):
-    """A run that stopped after two of six steps."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    whole = training.completion_loss
-    calls = []
-
-    def killed(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise Stop
-        return whole(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "completion_loss", killed)
-        with pytest.raises(Stop):
-            finetune(desk, "--out", "expert")
+def interrupted(desk, killed):
+    """A run that was killed after two of six steps."""
+    killed(3, desk, "--out", "expert")
     return desk
 
 
