@@ -6,6 +6,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,26 +15,26 @@ from typing import Any
 import torch
 
 from compress.bundle import Bundle
-from compress.compose import check_mixture, factor_weights
+from compress.compose import check_mixture
 from compress.errors import InputError
 from compress.loading import load_tokenizer
 from router import Route, Router
 from serve import sampler
+from serve.choice import Chooser
+from serve.costs import calibrate
 from serve.detokenizer import Detokenizer
 from serve.job import Answer, EngineError, Job, Sink, collect
-from serve.kvcache import SlotCache, context_length
+from serve.kvcache import SlotCache, context_length, position_bytes
 from serve.mixture import MixtureModel
-from serve.planner import Planner, Weights
-from serve.request import Event, GenerationRequest, Routing
-from serve.scheduler import Entry, Scheduler
+from serve.planner import Planner
+from serve.prefix import PrefixCache
+from serve.request import Event, GenerationRequest
+from serve.runner import Runner
+from serve.scheduler import LENGTH_STEP, Entry, Scheduler
 from serve.settings import EngineSettings
+from serve.steps import Steps
 
 log = logging.getLogger(__name__)
-
-# Mixtures are rounded to this grid before anything is computed, so that equal ones are found equal.
-GRID = 64
-# More wait for the next step, behind a decode of those that run.
-ROUTED_PER_STEP = 16
 
 
 class Engine:
@@ -50,21 +51,31 @@ class Engine:
         router: Router | None = None,
         generation: int = 1,
     ) -> None:
-        config = mixture.model.config
+        config = mixture.model.config.get_text_config(decoder=True)
         self.name, self.tokenizer, self.router, self.generation = name, tokenizer, router, generation
-        self.mixture, self.tasks, self.scalings = mixture, mixture.tasks, scalings
-        self.max_model_len = context_length(config, settings.max_model_len)
-        self.cache = SlotCache(config, settings.slots, self.max_model_len)
-        self.scheduler: Scheduler[Job] = Scheduler(settings.slots)
-        self.planner = Planner(mixture, copies=settings.composed_copies, mode=settings.composition)
-        self.shared: Weights = tuple(factor_weights({}, self.tasks, scalings))
-        self.planner.pin(self.shared)
-        self._additive = getattr(config, "_attn_implementation", "sdpa") == "eager"
-        self._eos = _eos_ids(mixture.model, tokenizer)
-        self._device = next(mixture.model.parameters()).device
-        self._dtype = next(mixture.model.parameters()).dtype
+        self.mixture, self.tasks = mixture, mixture.tasks
+        weight = next(mixture.model.parameters())
+        cost = position_bytes(config, weight.dtype)
+        self.max_model_len = _fitting(config, settings, cost)
+        self.timeout = settings.request_timeout
+        self.planner = Planner(
+            mixture,
+            settings.costs or calibrate(mixture),
+            # Room for the shared base, which answers static and unknown prompts, and one mixture more.
+            2 * mixture.parameter_bytes if settings.composed_memory is None else settings.composed_memory,
+            settings.composition,
+        )
+        self.chooser = Chooser(mixture, self.planner, router, scalings, generation)
+        self.planner.pin(self.chooser.shared)
+        self.scheduler: Scheduler[Job] = Scheduler(
+            settings.slots, int(settings.kv_memory), cost, settings.step_tokens
+        )
+        self.prefixes = PrefixCache(int(settings.prefix_memory))
+        runner = Runner(mixture, SlotCache(config), self.planner)
+        self.steps = Steps(
+            self.scheduler, runner, self.chooser, self.prefixes, _eos_ids(mixture.model, tokenizer)
+        )
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._unrouted: list[Job] = []
         self._running = False
         # Nothing may enter the inbox once its last emptying has begun, or its sender would wait for ever.
         self._gate = threading.Lock()
@@ -151,7 +162,7 @@ class Engine:
                 if event.finish_reason:
                     return
         finally:
-            self._inbox.put(lambda: self._drop(job))
+            self._inbox.put(lambda: self.steps.drop(job))
 
     def generate(
         self, requests: Sequence[GenerationRequest], progress: Callable[[], None] | None = None
@@ -165,7 +176,7 @@ class Engine:
             return [collect(sink, progress) for sink in sinks]
         except BaseException:
             for job in jobs:
-                self._inbox.put(lambda job=job: self._drop(job))  # type: ignore[misc]
+                self._inbox.put(lambda job=job: self.steps.drop(job))  # type: ignore[misc]
             raise
 
     async def route(self, texts: list[str]) -> list[Route]:
@@ -184,7 +195,7 @@ class Engine:
             if not future.set_running_or_notify_cancel():
                 return  # the client left before its turn
             try:
-                future.set_result(self._routes(ids))
+                future.set_result(self.chooser.routes(ids))
             except Exception as error:
                 future.set_exception(error)
 
@@ -194,11 +205,15 @@ class Engine:
     def _submit(self, request: GenerationRequest, sink: Sink) -> Job:
         self.check(request)
         params = request.params
-        detokenizer = Detokenizer(self.tokenizer, params.stop)
-        job = Job(request, sink, detokenizer, sampler.generator(params))
+        tokens: list[int] = []
+        row = sampler.Row(params, sampler.generator(params), request.prompt, tokens)
+        job = Job(request, sink, Detokenizer(self.tokenizer, params.stop), row, tokens)
+        longest = len(request.prompt) + params.max_tokens
+        deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        job.entry = Entry(job, len(request.prompt), longest, deadline)
         if request.target.kind == "dynamic":
             job.routed = self._routing_ids(request.routing_text)
-        self._put(lambda: self._unrouted.append(job))
+        self._put(lambda: self.steps.unrouted.append(job))
         return job
 
     def _routing_ids(self, text: str) -> list[int]:
@@ -232,16 +247,16 @@ class Engine:
             finally:
                 self._close()
                 self._receive(block=False)
-                self._fail_all("the engine was stopped")
+                self.steps.fail_all("the engine was stopped")
 
     def _turn(self) -> None:
         try:
-            self._receive(block=self.scheduler.idle and not self._unrouted)
-            self._step()
+            self._receive(block=self.steps.idle)
+            self.steps.step()
         except Exception:
-            # Which row is to blame cannot be known, so all that ran together are told to try again.
+            # Which request is to blame cannot be known here, so all are told to try again.
             log.exception("engine step failed")
-            self._fail_all("the engine failed on this batch; send the request again")
+            self.steps.fail_all("the engine failed on this batch; send the request again")
 
     def _receive(self, block: bool) -> None:
         # What arrives meanwhile waits for the next turn, so that no flood keeps others from decoding.
@@ -255,143 +270,17 @@ class Engine:
                 # The others' commands still have to be heard, or their senders would wait for ever.
                 log.exception("a command to the engine failed")
 
-    def _step(self) -> None:
-        if self._unrouted:
-            self._assign()
-        if (entry := self.scheduler.admit()) is not None:
-            try:
-                self._prefill(entry.payload)
-            except Exception:
-                log.exception("prefill failed")
-                self._drop(entry.payload)
-                self._emit(entry.payload, EngineError("the engine failed on this prompt; send it again"))
-        if self.scheduler.running:
-            self._decode()
 
-    def _assign(self) -> None:
-        jobs = self._unrouted[:ROUTED_PER_STEP]
-        dynamic = [job for job in jobs if job.request.target.kind == "dynamic"]
-        routes = iter(self._routes([job.routed for job in dynamic]))
-        for job in jobs:
-            route = next(routes) if job.request.target.kind == "dynamic" else None
-            job.routing = self._routing(job.request, route)
-            job.weights = tuple(factor_weights(job.routing.mixture, self.tasks, self.scalings))
-            job.entry = Entry(job)
-            self.scheduler.add(job.entry)
-            self._unrouted.remove(job)
-
-    def _routes(self, ids: list[list[int]]) -> list[Route]:
-        if not ids:
-            return []
-        assert self.router is not None
-        with self.planner.apply([self.shared], sum(map(len, ids))):
-            return self.router.route(self.mixture.model, ids)
-
-    def _routing(self, request: GenerationRequest, route: Route | None) -> Routing:
-        target, generation = request.target, self.generation
-        if target.kind == "static":
-            return Routing({}, "static", None, "static", generation)
-        if target.kind == "task":
-            return Routing({str(target.task): 1.0}, "model", None, str(target.task), generation)
-        wanted = route.mixture if route is not None else target.mixture or {}
-        snapped = {task: round(weight * GRID) / GRID for task, weight in wanted.items()}
-        mixture = {task: weight for task, weight in snapped.items() if weight != 0.0}
-        if route is None:
-            return Routing(mixture, "request", None, "mixture", generation)
-        return Routing(mixture, "router", route.confidence, "dynamic", generation)
-
-    def _prefill(self, job: Job) -> None:
-        assert job.entry is not None
-        prompt = job.request.prompt
-        self.cache.clear(job.entry.row)
-        rows = slice(job.entry.row, job.entry.row + 1)
-        logits = self._forward([prompt], [range(len(prompt))], rows, [job.weights])
-        self._advance([job], logits)
-
-    def _decode(self) -> None:
-        jobs = [entry.payload for entry in self.scheduler.running]
-        logits = self._forward(
-            [job.tokens[-1:] for job in jobs],
-            [[job.position] for job in jobs],
-            slice(0, len(jobs)),
-            [job.weights for job in jobs],
+def _fitting(config: Any, settings: EngineSettings, cost: int) -> int:
+    """Positions of a request: the model's, or what the memory for keys and values holds."""
+    most = int(settings.kv_memory) // (cost * LENGTH_STEP) * LENGTH_STEP
+    length = context_length(config, settings.max_model_len)
+    if most < LENGTH_STEP or (settings.max_model_len is not None and most < length):
+        raise InputError(
+            f"kv_memory {int(settings.kv_memory)} holds {most} positions of this model, at {cost} bytes "
+            f"each, and {max(settings.max_model_len or 0, LENGTH_STEP)} are needed: give it more"
         )
-        self._advance(jobs, logits)
-
-    def _forward(
-        self,
-        tokens: Sequence[Sequence[int]],
-        positions: Sequence[Sequence[int]],
-        rows: slice,
-        weights: Sequence[Weights],
-    ) -> torch.Tensor:
-        """Logits [rows, vocabulary] after the last of ``tokens`` [rows, tokens]."""
-        ids = torch.tensor(tokens, device=self._device)
-        places = torch.tensor([list(p) for p in positions], device=self._device)
-        self.cache.aim(rows, places)
-        with self.planner.apply(weights, ids.numel()):
-            output = self.mixture.model(
-                input_ids=ids,
-                position_ids=places,
-                attention_mask=self.cache.mask(self._dtype, self._additive),
-                past_key_values=self.cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits
-
-    def _advance(self, jobs: Sequence[Job], logits: torch.Tensor) -> None:
-        params = [job.request.params for job in jobs]
-        for job, token in zip(
-            jobs, sampler.sample(logits, params, [job.generator for job in jobs]), strict=True
-        ):
-            self._take(job, token)
-
-    def _take(self, job: Job, token: int) -> None:
-        params = job.request.params
-        job.tokens.append(token)
-        ended = token in params.stop_token_ids or (token in self._eos and not params.ignore_eos)
-        text = "" if ended else job.detokenizer.push(token)
-        finish = None
-        if ended or job.detokenizer.stopped:
-            finish = "stop"
-        elif len(job.tokens) >= params.max_tokens:
-            finish = "length"
-        if finish:
-            text += job.detokenizer.finish()
-            if job.detokenizer.stopped:
-                finish = "stop"
-        assert job.routing is not None
-        self._emit(job, Event(text, (token,), job.routing, finish))  # type: ignore[arg-type]
-        if finish:
-            self._drop(job)
-
-    def _emit(self, job: Job, event: Event | BaseException) -> None:
-        try:
-            job.sink(event)
-        except RuntimeError:  # the listener's event loop is gone
-            self._drop(job)
-
-    def _drop(self, job: Job) -> None:
-        """Finished or cancelled: free the slot. Harmless when already done."""
-        if job.done:
-            return
-        job.done = True
-        if job in self._unrouted:
-            self._unrouted.remove(job)
-        if job.entry is not None and (move := self.scheduler.finish(job.entry)):
-            self.cache.move(move.source, move.target)
-
-    def _fail_all(self, reason: str) -> None:
-        # Everybody leaves, so no row has to move: this must work after the model has failed.
-        running = [entry.payload for entry in (*self.scheduler.running, *self.scheduler.waiting)]
-        jobs = [*self._unrouted, *running]
-        self._unrouted.clear()
-        self.scheduler.clear()
-        for job in jobs:
-            job.done = True
-            self._emit(job, EngineError(reason))
+    return min(length, most)
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -6,11 +6,11 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-
 from serve.detokenizer import Detokenizer
-from serve.planner import Weights
-from serve.request import Event, GenerationRequest, Routing
+from serve.kernels import Weights
+from serve.kvcache import Segment
+from serve.request import Event, GenerationRequest, Routing, TokenLogprob
+from serve.sampler import Picked, Row
 from serve.scheduler import Entry
 
 Sink = Callable[[Event | BaseException], None]
@@ -20,28 +20,50 @@ class EngineError(RuntimeError):
     """The engine failed while a request ran; the request can be sent again."""
 
 
+class DeadlineError(EngineError):
+    """A request was not answered within its time."""
+
+
 @dataclass(eq=False)
 class Job:
     """One request on its way: what was asked, and how far the answer is.
 
-    ``routed`` are the token ids that the router reads; ``weights`` are g of compress.compose.
+    ``routed`` are the token ids that the router reads; ``weights`` are g of compress.compose;
+    ``tokens`` is the answer so far, which ``row`` reads.
     """
 
     request: GenerationRequest
     sink: Sink
     detokenizer: Detokenizer
-    generator: torch.Generator | None
+    row: Row
+    tokens: list[int]
+    entry: Entry[Job] = field(init=False)
     routed: list[int] = field(default_factory=list)
     routing: Routing | None = None
     weights: Weights = ()
-    tokens: list[int] = field(default_factory=list)
-    entry: Entry[Job] | None = None
     done: bool = False
 
-    @property
-    def position(self) -> int:
-        """Where the last generated token stands."""
-        return len(self.request.prompt) + len(self.tokens) - 1
+    def next_token(self) -> Segment:
+        """The answer's last token, whose keys and values are not in the cache yet."""
+        position = len(self.request.prompt) + len(self.tokens) - 1
+        return Segment(self.entry.row, position, self.tokens[-1:])
+
+    def take(self, picked: Picked, ends: bool) -> Event:
+        """The event of one more token; ``ends``: it is one that ends the answer."""
+        self.tokens.append(picked.token)
+        text = "" if ends else self.detokenizer.push(picked.token)
+        finish = None
+        if ends or self.detokenizer.stopped:
+            finish = "stop"
+        elif len(self.tokens) >= self.request.params.max_tokens:
+            finish = "length"
+        if finish:
+            text += self.detokenizer.finish()
+            if self.detokenizer.stopped:
+                finish = "stop"
+        assert self.routing is not None
+        logprobs = () if picked.logprob is None else (picked.logprob,)
+        return Event(text, (picked.token,), self.routing, finish, logprobs)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -52,19 +74,22 @@ class Answer:
     token_ids: tuple[int, ...]
     routing: Routing
     finish_reason: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def collect(events: queue.SimpleQueue[Event | BaseException], progress: Callable[[], None] | None) -> Answer:
     """Gather the events of one request. Raises what the engine reports."""
     text = ""
     tokens: list[int] = []
+    logprobs: list[TokenLogprob] = []
     while True:
         event = events.get()
         if isinstance(event, BaseException):
             raise event
         text += event.text
         tokens += event.token_ids
+        logprobs += event.logprobs
         if event.finish_reason:
             if progress is not None:
                 progress()
-            return Answer(text, tuple(tokens), event.routing, event.finish_reason)
+            return Answer(text, tuple(tokens), event.routing, event.finish_reason, tuple(logprobs))

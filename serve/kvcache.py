@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,54 +13,98 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from compress.errors import InputError
+from serve.attention import Aim, attending
+from serve.scheduler import round_up
 
-# Rows grow with the longest request so far: the whole context for every slot would be gigabytes
-# that most traffic never touches.
-FIRST_LENGTH = 256
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+# Attributes of decoders whose layers keep a state instead of keys and values.
+STATE_ATTRIBUTES = ("ssm_cfg", "mamba_d_state", "state_size", "attention_hidden_size", "time_mix_extra_dim")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive tokens of one row: positions ``start`` to ``start + len(tokens)``."""
+
+    row: int
+    start: int
+    tokens: Sequence[int]
 
 
 class SlotCache(Cache):
-    """A cache of ``slots`` rows of up to ``length`` positions, each row at a position of its own.
+    """A cache of rows that share one length, each row at a position of its own.
 
-    Running requests fill rows 0..b-1 without gaps, so that a decode step reads plain views. Before
-    a forward pass ``aim`` says which rows and positions its tokens belong to.
+    A forward pass holds the tokens of several rows packed into one sequence: ``running`` says which,
+    and the attention of ``serve.attention`` reads every row's own keys. Memory is taken by
+    ``reserve``: rows x length, never for more rows or positions than asked for at one time.
     """
 
-    def __init__(self, config: PretrainedConfig, slots: int, length: int) -> None:
-        self.slots, self.length = slots, length
-        self.rows = slice(0, 0)
-        self.positions = torch.empty(0, 0, dtype=torch.long)
-        self.visible = 0
+    def __init__(self, config: PretrainedConfig) -> None:
+        self.rows = self.length = 0
+        self.aim: Aim | None = None
         self._stores = [_SlotLayer(self) for _ in range(config.num_hidden_layers)]
         super().__init__(layers=list(self._stores))
 
-    def aim(self, rows: slice, positions: Tensor) -> None:
-        """The next forward pass holds tokens of ``rows`` at ``positions`` [rows, tokens]."""
-        self.rows, self.positions = rows, positions
-        self.visible = int(positions.max()) + 1
+    def reserve(self, rows: int, length: int, most: int) -> None:
+        """Make room for ``rows`` rows of ``length`` positions, keeping what rows hold.
 
-    def mask(self, dtype: torch.dtype, additive: bool) -> Tensor:
-        """Causal mask [rows, 1, tokens, visible] for what was aimed at: boolean, or additive for
-        attention implementations that add it to the scores."""
-        columns = torch.arange(self.visible, device=self.positions.device)
-        seen = (columns <= self.positions[..., None])[:, None]
-        if not additive:
-            return seen
-        return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
-
-    def move(self, source: int, target: int) -> None:
-        """Copy one row over another, to close the gap that a finished request leaves."""
-        for layer in self._stores:
-            layer.keys[target] = layer.keys[source]
-            layer.values[target] = layer.values[source]
-
-    def clear(self, row: int) -> None:
-        """Forget a row's former request: masked or not, a NaN that it left would spoil every sum."""
+        most: rows x positions that may be allocated. What is there already stays where it fits,
+        or else shrinks to what is asked for, which must fit.
+        """
+        length = round_up(length)
+        if rows <= self.rows and length <= self.length:
+            return
+        # Doubling, so that newcomers do not copy everything each time; exact where that is too much.
+        generous = max(self.rows, 1 << (rows - 1).bit_length()), max(self.length, length)
+        self.rows, self.length = generous if generous[0] * generous[1] <= most else (rows, length)
         for layer in self._stores:
             if layer.is_initialized:
-                layer.keys[row].zero_()
-                layer.values[row].zero_()
+                layer.resize()
+
+    @contextmanager
+    def running(self, segments: Sequence[Segment], device: torch.device) -> Iterator[None]:
+        """A forward pass inside computes these segments, packed in this order."""
+        self.aim = Aim([(s.row, s.start, len(s.tokens)) for s in segments], device)
+        try:
+            with attending(self.aim):
+                yield
+        finally:
+            self.aim = None
+
+    def move(self, source: int, target: int, used: int) -> None:
+        """Copy a row's first ``used`` positions over another, zeroing where they came from."""
+        for layer in self._stores:
+            if layer.is_initialized:
+                for store in (layer.keys, layer.values):
+                    store[target, :, :used] = store[source, :, :used]
+        self.clear(source, used)
+
+    def clear(self, row: int, used: int) -> None:
+        """Forget a row: masked or not, a NaN that a request left would spoil its successor's sums."""
+        for layer in self._stores:
+            if layer.is_initialized:
+                layer.keys[row, :, :used].zero_()
+                layer.values[row, :, :used].zero_()
+
+    def reset(self) -> None:
+        """Give up all memory, and with it whatever a failed pass has left there."""
+        self.rows = self.length = 0
+        for layer in self._stores:
+            layer.is_initialized = False
+            layer.keys = layer.values = None
+
+    def read(self, row: int, start: int, stop: int) -> list[tuple[Tensor, Tensor]]:
+        """Copies of every layer's keys and values [heads, positions, width] of one row."""
+        return [
+            (layer.keys[row, :, start:stop].clone(), layer.values[row, :, start:stop].clone())
+            for layer in self._stores
+        ]
+
+    def write(self, row: int, start: int, block: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Put what ``read`` gave into a row, from position ``start`` on."""
+        for layer, (keys, values) in zip(self._stores, block, strict=True):
+            stop = start + keys.shape[1]
+            layer.keys[row, :, start:stop] = keys
+            layer.values[row, :, start:stop] = values
 
     @property
     def nbytes(self) -> int:
@@ -76,40 +123,38 @@ class _SlotLayer(CacheLayerMixin):
         self.cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        # Zeros, not whatever memory holds: a masked NaN would still spoil the weighted sum.
         def empty(like: Tensor) -> Tensor:
-            shape = (self.cache.slots, like.shape[1], 0, like.shape[3])
-            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+            return like.new_zeros(self.cache.rows, like.shape[1], self.cache.length, like.shape[3])
 
         self.keys, self.values = empty(key_states), empty(value_states)
         self.is_initialized = True
 
-    def _grow(self, length: int) -> None:
-        def longer(store: Tensor) -> Tensor:
-            # Zeros, not whatever memory holds: a masked NaN would still spoil the weighted sum.
-            grown = store.new_zeros(*store.shape[:2], length, store.shape[3])
-            grown[:, :, : store.shape[2]] = store
-            return grown
+    def resize(self) -> None:
+        def resized(store: Tensor) -> Tensor:
+            made = store.new_zeros(self.cache.rows, store.shape[1], self.cache.length, store.shape[3])
+            rows, length = min(made.shape[0], store.shape[0]), min(made.shape[2], store.shape[2])
+            made[:rows, :, :length] = store[:rows, :, :length]
+            return made
 
-        self.keys, self.values = longer(self.keys), longer(self.values)
+        self.keys, self.values = resized(self.keys), resized(self.values)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store keys and values [rows, heads, tokens, width]; return all visible ones as views."""
+        """Store keys and values [1, heads, tokens, width]; returns the whole store, which
+        ``serve.attention`` knows how to read."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        cache = self.cache
-        if cache.visible > self.keys.shape[2]:
-            self._grow(min(cache.length, max(FIRST_LENGTH, 2 ** (cache.visible - 1).bit_length())))
-        index = torch.arange(cache.rows.start, cache.rows.stop, device=key_states.device)[:, None]
-        self.keys[index, :, cache.positions] = key_states.transpose(1, 2)
-        self.values[index, :, cache.positions] = value_states.transpose(1, 2)
-        rows = cache.rows
-        return self.keys[rows, :, : cache.visible], self.values[rows, :, : cache.visible]
+        aim = self.cache.aim
+        assert aim is not None, "the cache was not aimed"
+        self.keys[aim.rows, :, aim.positions] = key_states[0].transpose(0, 1)
+        self.values[aim.rows, :, aim.positions] = value_states[0].transpose(0, 1)
+        return self.keys, self.values
 
-    # The decoder gets an explicit mask, so these only have to exist.
+    # The attention makes its own masks, so these only have to exist.
     def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        return self.cache.visible, 0
+        return self.cache.length, 0
 
     def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
         return 0
@@ -120,24 +165,25 @@ class _SlotLayer(CacheLayerMixin):
     get_max_cache_shape = get_max_length
 
 
-def context_length(config: PretrainedConfig, wanted: int | None, default: int = 4096) -> int:
-    """How many positions a request may use, or InputError for caches that slots cannot hold.
-
-    Inside its window, sliding attention sees everything, so a sliding-window model is served
-    exactly up to the window and no further.
-    """
+def check_cacheable(config: PretrainedConfig) -> None:
+    """Raises InputError for decoders whose layers keep what slots cannot hold."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if unsupported := kinds - ATTENTION_KINDS:
+    others = sorted(kinds - ATTENTION_KINDS)
+    others += [name for name in STATE_ATTRIBUTES if getattr(config, name, None) is not None]
+    if others:
         raise InputError(
-            f"model type {config.model_type!r} has {', '.join(sorted(unsupported))} layers, whose state "
-            "the cache cannot hold yet; only decoders with full or sliding attention can be served"
+            f"model type {config.model_type!r} has {', '.join(others)} layers, whose state the cache cannot "
+            "hold; only decoders with full or sliding attention can be served"
         )
+
+
+def context_length(config: PretrainedConfig, wanted: int | None, default: int = 4096) -> int:
+    """How many positions a request may use, prompt and answer.
+
+    Raises InputError for more than the model has, and for caches that slots cannot hold.
+    """
+    check_cacheable(config)
     limit = int(getattr(config, "max_position_embeddings", None) or default)
-    window = getattr(config, "sliding_window", None)
-    if window and ("sliding_attention" in kinds or getattr(config, "layer_types", None) is None):
-        limit = min(limit, int(window))
-    if "local" in (getattr(config, "attention_layers", None) or []):
-        limit = min(limit, int(config.window_size))
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         # Beyond it the factors change for the whole batch, also for rows that are short.
@@ -148,3 +194,10 @@ def context_length(config: PretrainedConfig, wanted: int | None, default: int = 
     if wanted > limit:
         raise InputError(f"max_model_len {wanted} is more than this model's {limit} positions")
     return wanted
+
+
+def position_bytes(config: PretrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes of keys and values that one position of one row takes, over all layers."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * dtype.itemsize)

@@ -1,33 +1,78 @@
-"""Who runs when: waiting -> running -> finished. Pure bookkeeping, no tensors."""
+"""Who runs when: waiting -> prefill -> decode -> finished or cancelled. Pure bookkeeping, no tensors."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+# Rows share one length; rounding it up keeps shapes, and with them memory, from changing at every step.
+LENGTH_STEP = 64
+
 
 class State(StrEnum):
     WAITING = "waiting"
-    RUNNING = "running"
+    PREFILL = "prefill"
+    DECODE = "decode"
     FINISHED = "finished"
+    CANCELLED = "cancelled"
 
 
 @dataclass(eq=False)
 class Entry(Generic[T]):
-    """One answer in the making. ``row`` is its slot while it runs; ``payload`` the engine's own."""
+    """One answer in the making.
+
+    prompt: its tokens to prefill, >= 1. longest: positions it may come to hold, prompt and answer.
+    deadline: when it must have ended, on the caller's clock. done: prompt tokens whose keys and
+    values are in the cache. row: its slot while it runs. turn: how many were admitted before it.
+    payload: the engine's own.
+    """
 
     payload: T
+    prompt: int
+    longest: int
+    deadline: float | None = None
     state: State = State.WAITING
     row: int = -1
+    done: int = 0
+    turn: int = 0
+
+    @property
+    def running(self) -> bool:
+        return self.state in (State.PREFILL, State.DECODE)
+
+
+@dataclass(frozen=True)
+class Chunk(Generic[T]):
+    """Prompt tokens ``start`` to ``stop`` of one entry."""
+
+    entry: Entry[T]
+    start: int
+    stop: int
+
+    @property
+    def last(self) -> bool:
+        return self.stop == self.entry.prompt
+
+
+@dataclass(frozen=True)
+class Step(Generic[T]):
+    """One forward pass: one token of each entry in ``decode``, and the prompt tokens in ``prefill``."""
+
+    decode: tuple[Entry[T], ...]
+    prefill: tuple[Chunk[T], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.decode or self.prefill)
 
 
 @dataclass(frozen=True)
 class Move:
-    """Row ``source`` must be copied to ``target``, which became free."""
+    """The cache's row ``source`` must be copied to ``target``, which became free."""
 
     source: int
     target: int
@@ -35,40 +80,81 @@ class Move:
 
 @dataclass
 class Scheduler(Generic[T]):
-    """First come, first served over ``slots`` rows; running entrys fill rows 0..b-1 without gaps.
+    """First come, first served over ``slots`` rows and ``kv_bytes`` of keys and values.
 
-    Each engine step prefills at most one waiting entry and then decodes all running ones, so a
-    newcomer never waits for others to finish while a row is free, and never stalls them longer than
-    its own prefill.
+    A row costs as much as the longest running entry may need, at ``position_bytes`` a position,
+    because all rows share one length. Who does not fit yet is waited for and never overtaken, so
+    nobody starves. A step decodes every entry that is so far, and prefills up to ``step_tokens``
+    less those: one half for the oldest prompt, which therefore always advances, the other for the
+    shortest remaining ones, so that a long prompt stalls neither running answers nor short prompts.
+    Running entries fill rows 0..n-1 without gaps.
     """
 
     slots: int
+    kv_bytes: int
+    position_bytes: int = 1
+    step_tokens: int = 256
     waiting: deque[Entry[T]] = field(default_factory=deque)
     running: list[Entry[T]] = field(default_factory=list)
+    admitted: int = 0
+
+    def cost(self, rows: int, longest: int) -> int:
+        """Bytes of ``rows`` rows that may all become ``longest`` positions long."""
+        return rows * round_up(longest) * self.position_bytes
+
+    @property
+    def longest(self) -> int:
+        """Positions that every row must be able to hold."""
+        return round_up(max((entry.longest for entry in self.running), default=0))
 
     def add(self, entry: Entry[T]) -> None:
-        """Queue a new entry."""
+        """Queue a new entry. Raises ValueError for one that would not fit even alone."""
+        if self.cost(1, entry.longest) > self.kv_bytes:
+            raise ValueError(
+                f"{entry.longest} positions need {self.cost(1, entry.longest)} bytes of keys and values, "
+                f"and there are {self.kv_bytes}"
+            )
         self.waiting.append(entry)
 
     def admit(self) -> Entry[T] | None:
-        """The next entry to prefill, now running in the first free row; None if none or full."""
+        """The next entry, now in the first free row and in prefill; None if none waits or fits."""
         if not self.waiting or len(self.running) >= self.slots:
             return None
-        entry = self.waiting.popleft()
-        entry.state, entry.row = State.RUNNING, len(self.running)
+        entry = self.waiting[0]
+        if self.cost(len(self.running) + 1, max(self.longest, entry.longest)) > self.kv_bytes:
+            return None
+        self.waiting.popleft()
+        entry.state, entry.row, entry.turn = State.PREFILL, len(self.running), self.admitted
+        self.admitted += 1
         self.running.append(entry)
         return entry
 
-    def finish(self, entry: Entry[T]) -> Move | None:
-        """Remove a entry, finished or cancelled; the last row moves into the gap it leaves."""
+    def plan(self) -> Step[T]:
+        """What the next forward pass computes. Changes nothing: ``advance`` does, once it has run."""
+        decode = tuple(entry for entry in self.running if entry.state is State.DECODE)
+        prompts = [entry for entry in self.running if entry.state is State.PREFILL]
+        room = max(self.step_tokens - len(decode), self.step_tokens // 4, 1)
+        return Step(decode, tuple(_chunks(prompts, room)))
+
+    def advance(self, step: Step[T]) -> None:
+        """Record that ``step`` was computed; entries that have left meanwhile are passed over."""
+        for chunk in step.prefill:
+            entry = chunk.entry
+            if entry.state is State.PREFILL:
+                entry.done = chunk.stop
+                if chunk.last:
+                    entry.state = State.DECODE
+
+    def finish(self, entry: Entry[T], state: State = State.FINISHED) -> Move | None:
+        """Remove an entry; its row is free at once, and the last row moves into the gap it leaves."""
         if entry.state is State.WAITING:
             self.waiting.remove(entry)
-            entry.state = State.FINISHED
+            entry.state = state
             return None
-        if entry.state is State.FINISHED:
+        if not entry.running:
             return None
         row, last = entry.row, self.running.pop()
-        entry.state, entry.row = State.FINISHED, -1
+        entry.state, entry.row = state, -1
         if last is entry:
             return None
         self.running[row] = last
@@ -76,13 +162,38 @@ class Scheduler(Generic[T]):
         last.row = row
         return move
 
+    def expired(self, now: float) -> list[Entry[T]]:
+        """Entries whose deadline has passed; they are not removed."""
+        entries = (*self.running, *self.waiting)
+        return [entry for entry in entries if entry.deadline is not None and entry.deadline <= now]
+
     def clear(self) -> None:
         """Everybody leaves at once."""
         for entry in (*self.waiting, *self.running):
-            entry.state, entry.row = State.FINISHED, -1
+            entry.state, entry.row = State.CANCELLED, -1
         self.waiting.clear()
         self.running.clear()
 
     @property
     def idle(self) -> bool:
         return not self.waiting and not self.running
+
+
+def round_up(length: int) -> int:
+    """``length`` as rows are allocated."""
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
+
+
+def _chunks(prompts: list[Entry[T]], room: int) -> Iterable[Chunk[T]]:
+    if not prompts:
+        return
+    share = dict.fromkeys(map(id, prompts), 0)
+    oldest = min(prompts, key=lambda entry: entry.turn)
+    by_length = sorted(prompts, key=lambda entry: (entry.prompt - entry.done, entry.turn))
+    for entry, limit in ((oldest, -(-room // 2)), *((entry, room) for entry in by_length)):
+        taken = min(limit, room, entry.prompt - entry.done - share[id(entry)])
+        share[id(entry)] += taken
+        room -= taken
+    for entry in prompts:
+        if share[id(entry)]:
+            yield Chunk(entry, entry.done, entry.done + share[id(entry)])

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from compress.loading import first_line
+from serve.costs import Costs
+from serve.planner import Mode
 
 
 class EngineSettings(BaseSettings):
@@ -16,9 +18,13 @@ class EngineSettings(BaseSettings):
 
     ``device``: any torch device; ``auto`` takes CUDA where it is. ``dtype``: ``auto`` is bfloat16 on
     CUDA and float32 elsewhere. ``slots``: requests that decode together. ``max_model_len``: tokens
-    of prompt and answer together; None is the model's limit, at most 4096. ``composed_copies``: how
-    many mixtures may be kept as dense weights, each costing the bytes of the weights that experts
-    change. ``composition`` fixes how mixtures are served instead of leaving it to the planner.
+    of prompt and answer together; None is the model's limit, at most 4096. ``kv_memory``,
+    ``prefix_memory``: bytes for keys and values of running requests, and of prompts seen before.
+    ``step_tokens``: tokens of one step, prompts and answers together; a longer prompt takes several.
+    ``composed_memory``: bytes for mixtures kept as dense weights, each costing the bytes of the
+    weights that experts change; None has room for two. ``composition`` fixes how mixtures are
+    served instead of leaving it to the planner. ``costs``: what the planner would measure at
+    start-up (JSON in the environment). ``request_timeout``: seconds after which a request is given up.
     """
 
     model_config = SettingsConfigDict(env_prefix="TWINSERVE_", extra="forbid")
@@ -27,8 +33,13 @@ class EngineSettings(BaseSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     slots: int = Field(16, ge=1)
     max_model_len: int | None = Field(None, ge=2)
-    composed_copies: int = Field(1, ge=0)
-    composition: Literal["auto", "factored", "composed"] = "auto"
+    kv_memory: ByteSize = Field(ByteSize(2 * 2**30), ge=1)
+    prefix_memory: ByteSize = Field(ByteSize(256 * 2**20), ge=0)
+    step_tokens: int = Field(256, ge=1)
+    composed_memory: ByteSize | None = Field(None, ge=0)
+    composition: Mode = "auto"
+    costs: Costs | None = None
+    request_timeout: float | None = Field(None, gt=0)
     threads: int | None = Field(None, ge=1)
 
     @field_validator("device")

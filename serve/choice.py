@@ -1,0 +1,97 @@
+"""Which weights answer a request: what the client names, or what the router finds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from compress.compose import factor_weights
+from router import Route, Router
+from serve.kernels import Weights
+from serve.mixture import MixtureModel
+from serve.planner import Planner
+from serve.request import GenerationRequest, Routing
+
+# Mixtures are rounded to this grid before anything is computed, so that equal ones are found equal.
+GRID = 64
+# Routes of recent prompts: a few hundred bytes each.
+MOST_REMEMBERED = 4096
+
+
+class Chooser:
+    """Mixtures for one bundle. Scores of recent prompts are kept, so that asking again costs nothing.
+
+    generation: which version of the bundle's contents answers.
+    """
+
+    def __init__(
+        self,
+        mixture: MixtureModel,
+        planner: Planner,
+        router: Router | None,
+        scalings: Mapping[str, float] | None,
+        generation: int,
+    ) -> None:
+        self.mixture, self.planner, self.router = mixture, planner, router
+        self.scalings, self.generation = scalings, generation
+        self.hits = self.misses = 0
+        self.shared = self.weights({})
+        self._routes: OrderedDict[tuple[int, ...], Route] = OrderedDict()
+
+    def weights(self, mixture: Mapping[str, float]) -> Weights:
+        """g of compress.compose for a snapped mixture."""
+        return tuple(factor_weights(mixture, self.mixture.tasks, self.scalings))
+
+    def known(self, ids: Sequence[int]) -> bool:
+        """Whether the router's scores of these token ids are at hand."""
+        return tuple(ids) in self._routes
+
+    def routes(self, batch: Sequence[Sequence[int]]) -> list[Route]:
+        """The router's scores of token id lists, in one batch; equal ones are scored once."""
+        keys = [tuple(ids) for ids in batch]
+        fresh = list(dict.fromkeys(key for key in keys if key not in self._routes))
+        self.hits += len(keys) - len(fresh)
+        self.misses += len(fresh)
+        found = dict(zip(fresh, self._score(fresh), strict=True))
+        routes = [found[key] if key in found else self._routes[key] for key in keys]
+        for key, route in zip(keys, routes, strict=True):
+            self._routes[key] = route
+            self._routes.move_to_end(key)
+        while len(self._routes) > MOST_REMEMBERED:
+            self._routes.popitem(last=False)
+        return routes
+
+    def routing(self, request: GenerationRequest, route: Route | None) -> Routing:
+        """The snapped mixture that answers, and why."""
+        target, generation = request.target, self.generation
+        if target.kind == "static":
+            return Routing({}, "static", None, "static", generation)
+        if target.kind == "task":
+            return Routing({str(target.task): 1.0}, "model", None, str(target.task), generation)
+        wanted = route.mixture if route is not None else target.mixture or {}
+        mixture = snap(wanted)
+        if route is None:
+            return Routing(mixture, "request", None, "mixture", generation)
+        return Routing(mixture, "router", route.confidence, "dynamic", generation)
+
+    def _score(self, batch: Sequence[Sequence[int]]) -> list[Route]:
+        if not batch:
+            return []
+        assert self.router is not None
+        with self.planner.uniform(self.shared, sum(map(len, batch))):
+            return self.router.route(self.mixture.model, batch)
+
+
+def snap(mixture: Mapping[str, float]) -> dict[str, float]:
+    """Weights rounded to multiples of 1/GRID, zeros left out; their sum is rounded and kept.
+
+    Each weight moves by less than 1/GRID (largest remainder method): rounded one by one, a mixture
+    that sums to one might not any more, and some of the shared base would be mixed in.
+    """
+    scaled = {task: weight * GRID for task, weight in mixture.items()}
+    floors = {task: int(value // 1) for task, value in scaled.items()}
+    missing = round(sum(scaled.values())) - sum(floors.values())
+    by_remainder = sorted(scaled, key=lambda task: floors[task] - scaled[task])
+    for task in by_remainder[:missing]:
+        floors[task] += 1
+    return {task: steps / GRID for task, steps in floors.items() if steps}

@@ -1,0 +1,211 @@
+"""What the ways to compute a batch cost on this machine: measured once at start-up, or given."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import nnls
+
+from serve.kernels import Bank, Grouped, Kernel, Sliced, Stacked, Weights
+from serve.mixture import MixtureModel
+
+# Enough banks to see memory and not only a cache, few enough to start quickly.
+MOST_BANKS = 32
+REPEATS = 3
+# Tokens of the timed passes of the plain model; a slow machine stops at the first that takes long.
+BASE_TOKENS = (1, 4, 16, 64)
+LONG = 1.0
+
+
+class Rates(BaseModel):
+    """Seconds a call of a library routine, a byte read or written, a floating-point operation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    call: float = Field(ge=0, allow_inf_nan=False)
+    byte: float = Field(ge=0, allow_inf_nan=False)
+    flop: float = Field(ge=0, allow_inf_nan=False)
+
+    def seconds(self, work: Work) -> float:
+        return self.call * work[0] + self.byte * work[1] + self.flop * work[2]
+
+
+class Costs(BaseModel):
+    """A linear model for each kernel, seconds of the plain model's pass by tokens, and seconds an
+    operation of composing dense weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sliced: Rates
+    stacked: Rates
+    grouped: Rates
+    base: dict[int, float] = Field(min_length=1)
+    compose: float = Field(ge=0, allow_inf_nan=False)
+
+    def plain(self, tokens: int) -> float:
+        """Seconds of a pass over ``tokens`` tokens without experts: linear between measured points."""
+        known = sorted(self.base)
+        at = bisect_left(known, tokens)
+        if len(known) == 1 or at == 0:
+            return self.base[known[at - 1 if at else 0]]
+        low, high = known[at - 1 : at + 1] if at < len(known) else known[-2:]
+        slope = (self.base[high] - self.base[low]) / (high - low)
+        return max(self.base[low], self.base[low] + slope * (tokens - low))
+
+
+Work = tuple[float, float, float]
+"""(calls, bytes, floating-point operations)"""
+
+
+class Shape:
+    """Sizes of all experts' factors, from which the work of a kernel follows."""
+
+    def __init__(self, mixture: MixtureModel, banks: Sequence[Bank] | None = None) -> None:
+        banks = mixture.banks if banks is None else banks
+        experts = range(len(mixture.tasks))
+        self.banks, self.members = len(banks), sum(len(bank.B) for bank in banks)
+        self.inputs = sum(bank.A.shape[1] for bank in banks)
+        self.outputs = sum(b.shape[1] for bank in banks for b in bank.B)
+        self.expert = [sum(_size(bank, k) for bank in banks) for k in experts]
+        self.all = sum(self.expert)
+        self.item = next(mixture.model.parameters()).element_size()
+        self.uniform = bool(banks) and all(bank.rank is not None for bank in banks)
+        self.dense = [sum(_dense(bank, k) for bank in banks) for k in experts]
+
+    def sliced(self, tokens: int, experts: Sequence[int]) -> Work:
+        size = sum(self.expert[k] for k in experts)
+        touched = size + 2 * len(experts) * tokens * self.outputs
+        return (self.banks + self.members) * len(experts), touched * self.item, 2 * tokens * size
+
+    def stacked(self, tokens: int) -> Work:
+        touched = self.all + 2 * tokens * self.outputs
+        return 2 * self.banks + 2 * self.members, touched * self.item, 2 * tokens * self.all
+
+    def grouped(self, low: int, high: int, most: int, uses: int) -> Work:
+        """Experts ``low`` to ``high``, each with ``most`` places; a token uses up to ``uses``."""
+        size, places = sum(self.expert[low:high]), most * (high - low)
+        touched = size + places * (2 * self.inputs + 2 * self.outputs)
+        calls = 2 * self.banks + (1 + 2 * uses) * self.members
+        return calls, touched * self.item, 2 * most * size
+
+
+def calibrate(mixture: MixtureModel) -> Costs:
+    """Time the kernels on this bundle's own factors and the plain model's pass, here and now."""
+    device = next(mixture.model.parameters()).device
+    step = max(1, len(mixture.banks) // MOST_BANKS)
+    banks = mixture.banks[::step]
+    with torch.inference_mode():
+        base = _base(mixture, device)
+        if not banks:
+            none = Rates(call=0, byte=0, flop=0)
+            return Costs(sliced=none, stacked=none, grouped=none, base=base, compose=0)
+        shape = Shape(mixture, banks)
+        rates = {name: _fit(mixture, banks, cases) for name, cases in _cases(mixture, shape).items()}
+        bank = max(banks, key=lambda bank: bank.A.shape[1] * bank.B[0].shape[1])
+        dense = torch.zeros(bank.B[0].shape[1], bank.A.shape[1], dtype=bank.A.dtype, device=device)
+        # As compose_weight does it: a copy in, a product, a copy out.
+        part = next(found for k in range(len(mixture.tasks)) if (found := bank.factors(0, k)) is not None)
+        a, b = part[0], part[1].T
+        seconds = _time(lambda: dense.float().addmm_(b.float(), a.float()).to(dense.dtype), device)
+        per_flop = seconds / (2 * len(a) * dense.numel())
+    return Costs(**rates, base=base, compose=per_flop)
+
+
+def _cases(mixture: MixtureModel, shape: Shape) -> dict[str, list[tuple[Work, int, list[Kernel]]]]:
+    experts = len(mixture.tasks)
+    like = mixture.g([(1.0,)])
+    cases: dict[str, list[tuple[Work, int, list[Kernel]]]] = {"sliced": [], "stacked": [], "grouped": []}
+    for tokens in (1, 4, 16, 64):
+        span = slice(0, tokens)
+        for used in {1, min(3, experts)}:
+            weights = tuple((k, 0.5) for k in range(used))
+            cases["sliced"].append((shape.sliced(tokens, range(used)), tokens, [Sliced(span, weights)]))
+        stacked: list[Kernel] = [Stacked(span, like.expand(tokens, experts) * 0.5)]
+        cases["stacked"].append((shape.stacked(tokens), tokens, stacked))
+    for tokens, distinct in itertools.product((2, 8, 32), {min(2, experts), experts}):
+        if not shape.uniform or tokens < distinct:
+            continue
+        rows: list[Weights] = [_one_hot(i % distinct, experts) for i in range(tokens)]
+        most = -(-tokens // distinct)
+        kernel = Grouped.of(slice(0, tokens), rows, like)
+        cases["grouped"].append((shape.grouped(0, distinct, most, 1), tokens, [kernel]))
+    return cases
+
+
+def _fit(mixture: MixtureModel, banks: Sequence[Bank], cases: list[tuple[Work, int, list[Kernel]]]) -> Rates:
+    if not cases:
+        return Rates(call=0, byte=0, flop=0)
+    device = banks[0].A.device
+    work, seconds = [], []
+    for done, tokens, kernels in cases:
+        xs = {bank.A.shape[1]: torch.rand(tokens, bank.A.shape[1]).to(banks[0].A) for bank in banks}
+        ys = {b.shape[1]: torch.rand(tokens, b.shape[1]).to(b) for bank in banks for b in bank.B}
+        seconds.append(_time(lambda k=kernels, x=xs, y=ys: _run(banks, k, x, y), device))  # type: ignore[misc]
+        work.append(done)
+    # Relative errors count: a rate must be right for small batches as well as for large ones.
+    scaled = np.array(work, dtype=float) / np.array(seconds)[:, None]
+    sizes = np.maximum(scaled.max(0), 1e-30)
+    call, byte, flop = nnls(scaled / sizes, np.ones(len(work)))[0] / sizes
+    return Rates(call=call, byte=byte, flop=flop)
+
+
+def _run(
+    banks: Sequence[Bank],
+    kernels: list[Kernel],
+    xs: dict[int, torch.Tensor],
+    ys: dict[int, torch.Tensor],
+) -> None:
+    for bank in banks:
+        hidden = [kernel.shrink(bank, xs[bank.A.shape[1]]) for kernel in kernels]
+        for m, b in enumerate(bank.B):
+            for kernel, h in zip(kernels, hidden, strict=True):
+                kernel.expand(bank, m, h, ys[b.shape[1]])
+
+
+def _base(mixture: MixtureModel, device: torch.device) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for tokens in BASE_TOKENS:
+        ids = torch.zeros(1, tokens, dtype=torch.long, device=device)
+        run = lambda ids=ids: mixture.model(input_ids=ids, use_cache=False, logits_to_keep=1)  # noqa: E731
+        found[tokens] = _time(run, device)
+        if found[tokens] > LONG:
+            break
+    return found
+
+
+def _time(run: Callable[[], object], device: torch.device) -> float:
+    best = float("inf")
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+        if best > LONG:
+            break
+    return best
+
+
+def _size(bank: Bank, k: int) -> int:
+    ranks = bank.spans[k].stop - bank.spans[k].start
+    outputs = sum(
+        (rows[k].stop - rows[k].start) * b.shape[1] for rows, b in zip(bank.members, bank.B, strict=True)
+    )
+    return ranks * bank.A.shape[1] + outputs
+
+
+def _dense(bank: Bank, k: int) -> int:
+    return sum(
+        2 * (rows[k].stop - rows[k].start) * bank.A.shape[1] * b.shape[1]
+        for rows, b in zip(bank.members, bank.B, strict=True)
+    )
+
+
+def _one_hot(k: int, experts: int) -> Weights:
+    return tuple(float(i == k) for i in range(experts))

@@ -1,0 +1,105 @@
+"""One step's forward passes: from tokens of many requests to logits, whatever fails alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from serve.attention import check_attention, slots_in
+from serve.kernels import Weights
+from serve.kvcache import Segment, SlotCache
+from serve.mixture import MixtureModel
+from serve.planner import Item, Part, Planner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens to compute. wanted: whether the logits after the last of them are."""
+
+    segment: Segment
+    weights: Weights
+    wanted: bool
+
+
+class Runner:
+    """Runs steps of one model on one cache. Not thread-safe."""
+
+    def __init__(self, mixture: MixtureModel, cache: SlotCache, planner: Planner) -> None:
+        check_attention(mixture.model)
+        self.mixture, self.cache, self.planner = mixture, cache, planner
+        self._device = next(mixture.model.parameters()).device
+
+    def run(self, work: Sequence[Work]) -> list[Tensor | Exception | None]:
+        """Logits [vocabulary] after each piece of work, None where they are not wanted.
+
+        When a pass fails, each of its pieces is computed again by itself; what then still fails gets
+        its exception in its place, and the others their logits.
+        """
+        items = [Item(one.weights, len(one.segment.tokens)) for one in work]
+        results: list[Tensor | Exception | None] = [None] * len(work)
+        for part in self.planner.plan(items):
+            try:
+                self._pass(part, work, items, results)
+            except Exception:
+                log.exception("a step of %d requests failed; each is tried alone", len(part.members))
+                for index in part.members:
+                    self._alone(index, work, items, results)
+        return results
+
+    def _alone(
+        self,
+        index: int,
+        work: Sequence[Work],
+        items: Sequence[Item],
+        results: list[Tensor | Exception | None],
+    ) -> None:
+        own: list[Tensor | Exception | None] = [None]
+        try:
+            self._pass(self.planner.alone(items[index]), [work[index]], [items[index]], own)
+        except Exception as error:
+            log.exception("a request failed alone, too")
+            own = [error]
+        results[index] = own[0]
+
+    def _pass(
+        self,
+        part: Part,
+        work: Sequence[Work],
+        items: Sequence[Item],
+        results: list[Tensor | Exception | None],
+    ) -> None:
+        segments = [work[index].segment for index in part.members]
+        tokens = [token for segment in segments for token in segment.tokens]
+        places = [segment.start + i for segment in segments for i in range(len(segment.tokens))]
+        wanted = [one.wanted for one in work]
+        if not any(wanted[index] for index in part.members):
+            # The head has to see something; the middle of a prompt has nothing worth looking at.
+            wanted[part.members[-1]] = True
+        ends, at = [], 0
+        for index, segment in zip(part.members, segments, strict=True):
+            at += len(segment.tokens)
+            if wanted[index]:
+                ends.append(at - 1)
+        with (
+            self.cache.running(segments, self._device),
+            slots_in(self.mixture.model),
+            self.planner.apply(part, items, wanted),
+        ):
+            output = self.mixture.model(
+                input_ids=torch.tensor([tokens], device=self._device),
+                position_ids=torch.tensor([places], device=self._device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=torch.tensor(ends, device=self._device),
+            )
+        rows = iter(output.logits[0])
+        for index in part.members:
+            if wanted[index]:
+                logits = next(rows)
+                results[index] = logits if work[index].wanted else None

@@ -1,0 +1,188 @@
+"""What the engine's thread does between two looks into its inbox: route, admit, compute, sample."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from serve import sampler
+from serve.choice import Chooser
+from serve.job import DeadlineError, EngineError, Job
+from serve.kvcache import Segment, SlotCache
+from serve.prefix import PrefixCache
+from serve.request import Event
+from serve.runner import Runner, Work
+from serve.scheduler import Chunk, Entry, Scheduler, State
+
+log = logging.getLogger(__name__)
+
+
+class Steps:
+    """All requests of one engine, from arrival to end. Only the engine's thread calls this."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler[Job],
+        runner: Runner,
+        chooser: Chooser,
+        prefixes: PrefixCache,
+        eos: frozenset[int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.scheduler, self.runner, self.chooser, self.prefixes = scheduler, runner, chooser, prefixes
+        self.cache: SlotCache = runner.cache
+        self.eos, self.clock = eos, clock
+        self.unrouted: list[Job] = []
+        self.generated = 0
+
+    @property
+    def idle(self) -> bool:
+        return self.scheduler.idle and not self.unrouted
+
+    def step(self) -> None:
+        """One turn: at most one forward pass of the router, one step of the model."""
+        self._expire()
+        if self.unrouted:
+            self._route()
+        while (entry := self.scheduler.admit()) is not None:
+            self._begin(entry)
+        step = self.scheduler.plan()
+        if not step:
+            return
+        work = [(e.payload, Work(e.payload.next_token(), e.payload.weights, True)) for e in step.decode]
+        work += [(chunk.entry.payload, self._chunk(chunk)) for chunk in step.prefill]
+        results = self.runner.run([one for _, one in work])
+        self.scheduler.advance(step)
+        failed = {id(job) for (job, _), found in zip(work, results, strict=True) if _failed(found)}
+        for job, _ in work:
+            if id(job) in failed:
+                self.fail(job, EngineError("the engine failed on this request; send it again"))
+        for chunk in step.prefill:
+            if chunk.last and id(chunk.entry.payload) not in failed:
+                self._remember(chunk.entry.payload, chunk.entry.payload.request.prompt)
+        rows = [(job, x) for (job, _), x in zip(work, results, strict=True) if isinstance(x, torch.Tensor)]
+        if rows:
+            self._sample([job for job, _ in rows], torch.stack([logits for _, logits in rows]))
+
+    def drop(self, job: Job, state: State = State.CANCELLED) -> None:
+        """Finished or cancelled: free the slot, now. Harmless when already done."""
+        if job.done:
+            return
+        job.done = True
+        if job in self.unrouted:
+            self.unrouted.remove(job)
+        entry = job.entry
+        row, used = entry.row, _used(entry)
+        if (move := self.scheduler.finish(entry, state)) is not None:
+            moved = _used(self.scheduler.running[move.target])
+            self.cache.move(move.source, move.target, max(used, moved))
+        elif row >= 0:
+            self.cache.clear(row, used)
+
+    def fail(self, job: Job, error: EngineError) -> None:
+        """End one request with an error."""
+        self.drop(job)
+        self.emit(job, error)
+
+    def fail_all(self, reason: str) -> None:
+        """End everybody. No row moves and none is read: this must work after the model has failed."""
+        entries = (*self.scheduler.running, *self.scheduler.waiting)
+        jobs = [*self.unrouted, *(entry.payload for entry in entries)]
+        self.unrouted.clear()
+        self.scheduler.clear()
+        self.cache.reset()
+        for job in jobs:
+            job.done = True
+            self.emit(job, EngineError(reason))
+
+    def emit(self, job: Job, event: Event | BaseException) -> None:
+        try:
+            job.sink(event)
+        except RuntimeError:  # the listener's event loop is gone
+            self.drop(job)
+
+    def _expire(self) -> None:
+        now = self.clock()
+        late = [job for job in self.unrouted if job.entry.deadline is not None and job.entry.deadline <= now]
+        for job in [*late, *(entry.payload for entry in self.scheduler.expired(now))]:
+            self.fail(job, DeadlineError("the request was not answered in time"))
+
+    def _route(self) -> None:
+        # Those whose score is known cost nothing; of the others, only as many as one step may hold.
+        room, jobs = self.scheduler.step_tokens, []
+        for job in self.unrouted:
+            if job.routed and not self.chooser.known(job.routed):
+                if room < len(job.routed) and room < self.scheduler.step_tokens:
+                    break
+                room -= len(job.routed)
+            jobs.append(job)
+        dynamic = [job for job in jobs if job.routed]
+        try:
+            routes = iter(self.chooser.routes([job.routed for job in dynamic]))
+        except Exception:
+            log.exception("routing failed")
+            for job in dynamic:
+                self.fail(job, EngineError("the router failed on this request; send it again"))
+            return
+        for job in jobs:
+            job.routing = self.chooser.routing(job.request, next(routes) if job.routed else None)
+            job.weights = self.chooser.weights(job.routing.mixture)
+            self.unrouted.remove(job)
+            self.scheduler.add(job.entry)
+
+    def _begin(self, entry: Entry[Job]) -> None:
+        job = entry.payload
+        scheduler = self.scheduler
+        most = scheduler.kv_bytes // scheduler.position_bytes
+        self.cache.reserve(len(scheduler.running), scheduler.longest, most)
+        blocks = self.prefixes.match(self._root(job), job.request.prompt)
+        for index, block in enumerate(blocks):
+            self.cache.write(entry.row, index * self.prefixes.block, block.layers)
+        entry.done = len(blocks) * self.prefixes.block
+
+    def _chunk(self, chunk: Chunk[Job]) -> Work:
+        job = chunk.entry.payload
+        tokens = job.request.prompt[chunk.start : chunk.stop]
+        return Work(Segment(chunk.entry.row, chunk.start, tokens), job.weights, chunk.last)
+
+    def _remember(self, job: Job, tokens: list[int]) -> None:
+        row = job.entry.row
+        self.prefixes.insert(self._root(job), tokens, lambda start, stop: self.cache.read(row, start, stop))
+
+    def _root(self, job: Job) -> tuple[Any, ...]:
+        assert job.routing is not None
+        return (job.routing.generation, tuple(sorted(job.routing.mixture.items())))
+
+    def _sample(self, jobs: list[Job], logits: torch.Tensor) -> None:
+        broken = sampler.broken(logits)
+        picked = sampler.sample(logits, [job.row for job in jobs])
+        for job, failed, choice in zip(jobs, broken, picked, strict=True):
+            if failed:
+                self.fail(job, EngineError("the model's numbers overflowed on this request"))
+            elif not job.done:
+                self._take(job, choice)
+
+    def _take(self, job: Job, picked: sampler.Picked) -> None:
+        params = job.request.params
+        token = picked.token
+        ends = token in params.stop_token_ids or (token in self.eos and not params.ignore_eos)
+        event = job.take(picked, ends)
+        self.generated += 1
+        if event.finish_reason:
+            # A conversation's next turn begins with this one and its answer.
+            self._remember(job, [*job.request.prompt, *job.tokens[:-1]])
+            self.drop(job, State.FINISHED)
+        self.emit(job, event)
+
+
+def _failed(result: torch.Tensor | Exception | None) -> bool:
+    return isinstance(result, Exception)
+
+
+def _used(entry: Entry[Job]) -> int:
+    """Positions of its row that an entry may have written."""
+    return min(entry.longest, entry.prompt + len(entry.payload.tokens))
