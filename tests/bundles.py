@@ -56,9 +56,16 @@ class Zoo:
         return model.eval()
 
 
-def full_zoo(folder: Path, family: str, tasks: int = 3, scaling: float = 0.3, **exclusive: Any) -> Zoo:
-    """Full fine-tunes, by default compressed without truncation."""
-    base = tiny.save_base(folder / "base", family)
+def full_zoo(
+    folder: Path,
+    family: str,
+    tasks: int = 3,
+    scaling: float = 0.3,
+    changes: Mapping[str, Any] | None = None,
+    **exclusive: Any,
+) -> Zoo:
+    """Full fine-tunes, by default compressed without truncation; ``changes`` to the configuration."""
+    base = tiny.save_base(folder / "base", family, **(changes or {}))
     tuned = {f"t{i}": tiny.save_finetune(folder / f"t{i}", base, seed=10 + i) for i in range(tasks)}
     return _zoo(folder, base, tuned, scaling, exclusive or {"rank": 999})
 

@@ -1,47 +1,179 @@
-"""The scheduler's promises over random histories of arrivals, steps and departures."""
+"""The scheduler's promises over random histories of arrivals, steps, departures and deadlines."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.scheduler import Entry, Scheduler, State
+from serve.scheduler import Entry, Scheduler, State, round_up
 
-# One event: a new request, an engine step's admission, or the departure of some request.
-events = st.lists(st.tuples(st.sampled_from(["add", "admit", "leave"]), st.integers(0, 99)), max_size=80)
+SLOTS, BUDGET, STEP = 4, 6 * 128, 32
+
+entries = st.builds(
+    lambda prompt, answer, deadline: Entry(None, prompt, prompt + answer, deadline),
+    st.integers(1, 150),
+    st.integers(1, 40),
+    st.one_of(st.none(), st.floats(0, 30)),
+)
+# One event: a new request, an engine step, the end of some request, or its cancellation.
+events = st.lists(
+    st.tuples(st.sampled_from(["add", "step", "step", "finish", "cancel", "expire"]), st.integers(0, 99), entries),
+    max_size=80,
+)
 
 
-@settings(deadline=None, max_examples=200)
-@given(slots=st.integers(1, 5), history=events)
-def test_rows_are_dense_distinct_and_followed_by_their_data(slots, history):
-    scheduler: Scheduler[int] = Scheduler(slots)
-    present: list[Entry[int]] = []
+def step(scheduler):
+    """What the engine does in one step; returns the plan."""
+    while scheduler.admit() is not None:
+        pass
+    planned = scheduler.plan()
+    scheduler.advance(planned)
+    return planned
+
+
+@settings(deadline=None, max_examples=300)
+@given(events)
+def test_every_history_keeps_the_promises(history):
+    scheduler: Scheduler[None] = Scheduler(SLOTS, BUDGET, 1, STEP)
+    present: list[Entry[None]] = []
     memory: dict[int, int] = {}  # row -> whose data it holds, moved as the scheduler says
-    admitted: list[int] = []
-    for number, (kind, pick) in enumerate(history):
+    order: list[Entry[None]] = []
+    for now, (kind, pick, entry) in enumerate(history):
         if kind == "add":
-            entry = Entry(number)
-            scheduler.add(entry)
-            present.append(entry)
-        elif kind == "admit":
-            got = scheduler.admit()
-            if got is not None:
-                memory[got.row] = got.payload
-                admitted.append(got.payload)
+            if scheduler.cost(1, entry.longest) <= BUDGET:
+                scheduler.add(entry)
+                present.append(entry)
+        elif kind == "step":
+            before = {id(e): e.done for e in scheduler.running}
+            while (got := scheduler.admit()) is not None:
+                memory[got.row] = id(got)
+                order.append(got)
+            planned = scheduler.plan()
+            check_plan(scheduler, planned, before)
+            scheduler.advance(planned)
+        elif kind == "expire":
+            late = scheduler.expired(now)
+            assert {id(e) for e in late} == {
+                id(e) for e in present if e.deadline is not None and e.deadline <= now
+            }
+            for gone in late:
+                present.remove(gone)
+                leave(scheduler, gone, State.CANCELLED, memory)
         elif present:
-            entry = present.pop(pick % len(present))
-            move = scheduler.finish(entry)
-            if move is not None:
-                memory[move.target] = memory[move.source]
-            assert entry.state is State.FINISHED
-            assert scheduler.finish(entry) is None, "leaving twice is harmless"
-        assert [s.row for s in scheduler.running] == list(range(len(scheduler.running)))
-        assert len(scheduler.running) <= slots
-        assert all(memory[s.row] == s.payload for s in scheduler.running)
-        assert {id(s) for s in present} == {id(s) for s in (*scheduler.running, *scheduler.waiting)}
-    assert admitted == sorted(admitted), "first come, first served"
-    while present:
-        if scheduler.admit() is None:
-            scheduler.finish(scheduler.running[0])
-            present = [*scheduler.running, *scheduler.waiting]
-    assert scheduler.idle
+            gone = present.pop(pick % len(present))
+            leave(scheduler, gone, State.FINISHED if kind == "finish" else State.CANCELLED, memory)
+        check_rows(scheduler, present, memory)
+    positions = [present_order(e) for e in order]
+    assert positions == sorted(positions), "first come, first served"
+
+
+def present_order(entry):
+    return entry.turn
+
+
+def leave(scheduler, entry, state, memory):
+    move = scheduler.finish(entry, state)
+    if move is not None:
+        memory[move.target] = memory[move.source]
+    assert entry.state is state and entry.row == -1
+    assert entry not in scheduler.running and entry not in scheduler.waiting, "its slot is free at once"
+    assert scheduler.finish(entry) is None and entry.state is state, "leaving twice is harmless"
+
+
+def check_rows(scheduler, present, memory):
+    assert [e.row for e in scheduler.running] == list(range(len(scheduler.running)))
+    assert len(scheduler.running) <= SLOTS
+    assert len(scheduler.running) * scheduler.longest <= BUDGET, "keys and values fit"
+    assert all(memory[e.row] == id(e) for e in scheduler.running)
+    assert {id(e) for e in present} == {id(e) for e in (*scheduler.running, *scheduler.waiting)}
+
+
+def check_plan(scheduler, planned, before):
+    chunks = {id(c.entry): c for c in planned.prefill}
+    assert {id(e) for e in planned.decode} == {
+        id(e) for e in scheduler.running if e.state is State.DECODE
+    }, "nobody who decodes is made to wait"
+    assert sum(c.stop - c.start for c in planned.prefill) <= max(STEP - len(planned.decode), STEP // 4)
+    assert all(c.start == c.entry.done < c.stop <= c.entry.prompt for c in planned.prefill)
+    prompts = [e for e in scheduler.running if e.state is State.PREFILL]
+    if prompts:
+        oldest = min(prompts, key=lambda e: e.turn)
+        assert id(oldest) in chunks, "the oldest prompt always advances"
+        # What it does not use must be all that the others need.
+        room = max(STEP - len(planned.decode), STEP // 4) - sum(c.stop - c.start for c in planned.prefill)
+        if room:
+            assert all(id(e) in chunks and chunks[id(e)].last for e in prompts)
+    assert bool(planned) == bool(scheduler.running)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(entries, min_size=1, max_size=20), st.integers(1, 6))
+def test_nobody_starves(arrivals, lasting):
+    """With ever new short requests behind it, every request still ends."""
+    scheduler: Scheduler[None] = Scheduler(SLOTS, BUDGET, 1, STEP)
+    waiting = [e for e in arrivals if scheduler.cost(1, e.longest) <= BUDGET]
+    for entry in waiting:
+        scheduler.add(entry)
+    decoded: dict[int, int] = {}
+    for _ in range(20 * len(arrivals) * lasting):
+        scheduler.add(Entry(None, 1, 2))
+        for entry in step(scheduler).decode:
+            decoded[id(entry)] = decoded.get(id(entry), 0) + 1
+            if decoded[id(entry)] >= lasting:
+                scheduler.finish(entry)
+        if all(e.state is State.FINISHED for e in waiting):
+            return
+    raise AssertionError("somebody starved")
+
+
+def test_a_long_prompt_stalls_neither_answers_nor_short_prompts():
+    scheduler: Scheduler[str] = Scheduler(8, 10**6, 1, 64)
+    answering = Entry("answering", 4, 100)
+    scheduler.add(answering)
+    step(scheduler)
+    long, short = Entry("long", 4000, 4100), Entry("short", 20, 50)
+    scheduler.add(long)
+    step(scheduler)
+    scheduler.add(short)
+    planned = step(scheduler)
+    assert planned.decode == (answering,)
+    assert [(c.entry.payload, c.stop - c.start) for c in planned.prefill] == [("long", 43), ("short", 20)]
+    assert short.state is State.DECODE and long.state is State.PREFILL
+
+
+def test_equal_prompts_end_one_after_the_other():
+    """Sharing the step evenly would make all of them wait for the last."""
+    scheduler: Scheduler[int] = Scheduler(4, 10**6, 1, 64)
+    prompts = [Entry(i, 128, 140) for i in range(4)]
+    for entry in prompts:
+        scheduler.add(entry)
+    ends = {}
+    for number in range(40):
+        step(scheduler)
+        for entry in prompts:
+            if entry.state is State.DECODE:
+                ends.setdefault(entry.payload, number)
+    assert ends[0] < ends[1] < ends[2] < ends[3] and ends[0] <= 2
+
+
+def test_what_does_not_fit_even_alone_is_refused():
+    scheduler: Scheduler[None] = Scheduler(4, 1000, 10)
+    with pytest.raises(ValueError, match="101 positions need 1280 bytes"):
+        scheduler.add(Entry(None, 100, 101))
+
+
+def test_memory_bounds_admission_and_the_next_is_never_overtaken():
+    scheduler: Scheduler[str] = Scheduler(8, 4 * 64, 1)
+    for name, longest in (("a", 64), ("big", 200), ("small", 10)):
+        scheduler.add(Entry(name, 1, longest))
+    step(scheduler)
+    assert [e.payload for e in scheduler.running] == ["a"], "two rows of 256 would not fit"
+    scheduler.finish(scheduler.running[0])
+    step(scheduler)
+    assert [e.payload for e in scheduler.running] == ["big"]
+
+
+@given(st.integers(1, 10**6))
+def test_lengths_are_rounded_up(length):
+    assert length <= round_up(length) < length + 64 and round_up(length) % 64 == 0
