@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from compress.errors import InputError
 from serve.engine import Engine
-from serve.job import EngineError
-from serve.kvcache import context_length
+from serve.job import DeadlineError, EngineError
+from serve.kvcache import context_length, position_bytes
 from serve.mixture import MixtureModel
 from serve.request import GenerationRequest, SamplingParams, Target
 from serve.settings import EngineSettings
 from tests import tiny
+from tests.serve.packed import COSTS
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def engine(zoo):
     made = Engine(
         mixture,
         tiny.tokenizer(),
-        EngineSettings(max_model_len=64, slots=2),
+        EngineSettings(max_model_len=64, slots=2, costs=COSTS),
         name="tiny",
         scalings=z.bundle.scalings,
     )
@@ -72,21 +74,42 @@ def test_the_whole_context_can_be_used(engine):
 def test_memory_grows_with_the_longest_request_and_keeps_what_runs(zoo):
     z = zoo("adapter", "llama")
     mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
-    made = Engine(mixture, tiny.tokenizer(), EngineSettings(slots=2), scalings=z.bundle.scalings).start()
+    settings = EngineSettings(slots=2, costs=COSTS, prefix_memory=0)
+    made = Engine(mixture, tiny.tokenizer(), settings, scalings=z.bundle.scalings).start()
+
+    async def go():
+        stream = made.stream(request(tokens=50))
+        tokens = [token for _ in range(5) for token in (await anext(stream)).token_ids]
+        small = made.steps.cache.nbytes
+        together = await asyncio.to_thread(made.generate, [request(length=5, tokens=200)])
+        tokens += [token async for event in stream for token in event.token_ids]
+        return tokens, small, together[0].token_ids
+
     try:
-        first = made.generate([request(tokens=4)])[0]
-        small = made.cache.nbytes
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("serve.kvcache.FIRST_LENGTH", 1)
-            fresh = Engine(mixture, tiny.tokenizer(), EngineSettings(slots=2), scalings=z.bundle.scalings)
-            fresh.start()
-            long = fresh.generate([request(tokens=200), request(tokens=4)])
-            fresh.stop()
-        assert long[0].token_ids == made.generate([request(tokens=200)])[0].token_ids
-        assert long[1].token_ids == first.token_ids
-        assert made.cache.nbytes == small, "all of it fits into the first length"
+        tokens, small, long = asyncio.run(go())
+        assert tuple(tokens) == long[:50], "the running one went on where it was"
+        assert made.steps.cache.nbytes > small
+        again = made.steps.cache.nbytes
+        made.generate([request(tokens=4)])
+        assert made.steps.cache.nbytes == again
     finally:
         made.stop()
+
+
+def test_keys_and_values_stay_within_their_memory(zoo):
+    z = zoo("adapter", "llama")
+    mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
+    bytes_each = position_bytes(mixture.model.config, torch.float32)
+    settings = EngineSettings(slots=8, costs=COSTS, kv_memory=4 * 128 * bytes_each)
+    made = Engine(mixture, tiny.tokenizer(), settings, scalings=z.bundle.scalings).start()
+    try:
+        answers = made.generate([request(tokens=100 if i == 3 else 10) for i in range(12)])
+        assert [len(a.token_ids) for a in answers] == [100 if i == 3 else 10 for i in range(12)]
+        assert made.steps.cache.nbytes <= settings.kv_memory
+    finally:
+        made.stop()
+    with pytest.raises(InputError, match=r"kv_memory 100 holds 0 positions .* 64 are needed"):
+        Engine(mixture, tiny.tokenizer(), EngineSettings(kv_memory=100, costs=COSTS))
 
 
 def test_a_stop_token_ends_the_answer(engine):
@@ -99,7 +122,7 @@ def test_a_stop_token_ends_the_answer(engine):
 
 def test_the_end_of_sequence_ends_the_answer_unless_ignored(engine, monkeypatch):
     tokens = engine.generate([request(tokens=12)])[0].token_ids
-    monkeypatch.setattr(engine, "_eos", frozenset({tokens[5]}))
+    monkeypatch.setattr(engine.steps, "eos", frozenset({tokens[5]}))
     ended = engine.generate([request(tokens=12, ignore_eos=False)])[0]
     assert ended.token_ids == tokens[: tokens.index(tokens[5]) + 1] and ended.finish_reason == "stop"
     assert engine.generate([request(tokens=12, ignore_eos=True)])[0].token_ids == tokens
@@ -192,13 +215,64 @@ def test_a_failing_step_fails_its_requests_and_not_the_engine(engine, monkeypatc
     assert len(engine.generate([request()])[0].token_ids) == 4
 
 
-def test_what_a_former_request_left_in_a_row_does_not_matter(engine):
-    clean = engine.generate([request(tokens=8)])[0]
-    with torch.inference_mode():
-        for layer in engine.cache._stores:
-            layer.keys.fill_(float("nan"))
-            layer.values.fill_(float("nan"))
-    assert engine.generate([request(tokens=8)])[0].token_ids == clean.token_ids
+def each(engine, requests):
+    """Every request's answer or error."""
+
+    def one(asked):
+        try:
+            return engine.generate([asked])[0]
+        except EngineError as error:
+            return error
+
+    with ThreadPoolExecutor(len(requests)) as pool:
+        return list(pool.map(one, requests))
+
+
+def test_only_the_guilty_request_ends(engine, monkeypatch):
+    """One token that the model cannot bear fails its own request, step after step."""
+    alone = engine.generate([request(tokens=20)])[0]
+    forward = engine.mixture.model.forward
+    tried = []
+
+    def allergic(*args, input_ids, **kwargs):
+        tried.append(input_ids.shape[1])
+        if 96 in input_ids:
+            raise RuntimeError("96 is too much")
+        return forward(*args, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(engine.mixture.model, "forward", allergic)
+    guilty = GenerationRequest([5, 96, 7], SamplingParams(4), Target("static"))
+    innocent, failed = each(engine, [request(tokens=20), guilty])
+    assert innocent.token_ids == alone.token_ids
+    assert isinstance(failed, EngineError) and "this request" in str(failed)
+    assert engine.scheduler.idle
+
+
+def test_numbers_that_overflow_end_their_own_request_and_leave_nothing_behind(engine, monkeypatch):
+    """NaN keys and values, masked or not, would spoil whoever gets the row next."""
+    clean = engine.generate([request(tokens=20)])[0]
+    embed = engine.mixture.model.get_input_embeddings()
+    forward = embed.forward
+
+    def poisoned(ids):
+        return forward(ids).masked_fill((ids == 96)[..., None], float("nan"))
+
+    monkeypatch.setattr(embed, "forward", poisoned)
+    bad = GenerationRequest([96] * 40, SamplingParams(4), Target("static"))
+    for _ in range(2):
+        good, failed = each(engine, [request(tokens=20), bad])
+        assert good.token_ids == clean.token_ids
+        assert isinstance(failed, EngineError) and "overflowed" in str(failed)
+    after = each(engine, [request(tokens=20), request(tokens=20)])
+    assert [answer.token_ids for answer in after] == [clean.token_ids] * 2
+
+
+def test_a_late_request_is_given_up(engine, slow):
+    engine.timeout = 0.3
+    late = each(engine, [request(tokens=50), request(tokens=2)])
+    assert isinstance(late[0], DeadlineError) and "in time" in str(late[0])
+    assert len(late[1].token_ids) == 2
+    assert soon(lambda: engine.scheduler.idle)
 
 
 def test_stopping_tells_all_running_and_waiting_and_refuses_new_ones(engine, slow):
@@ -237,8 +311,8 @@ def test_a_failing_command_does_not_silence_the_next_ones(engine):
         ("llama", {"max_position_embeddings": 300}, None, 300),
         ("llama", {"max_position_embeddings": 300}, 100, 100),
         ("llama", {"max_position_embeddings": 90_000}, None, 4096),
-        ("mistral", {"sliding_window": 50}, None, 50),
-        ("gemma2", {"sliding_window": 40}, None, 40),
+        ("mistral", {"sliding_window": 50}, None, 256),
+        ("gemma2", {"sliding_window": 40}, None, 256),
         ("qwen2", {"sliding_window": 40, "use_sliding_window": False}, None, 256),
     ],
 )

@@ -39,12 +39,8 @@ def test_every_request_of_a_mixed_step_equals_its_own_dense_model(zoo, kind, fam
     packed = Packed(z, mode)
     prompts = [tiny.prompt(i, 12) for i in range(len(MIXTURES))]
     begun = [0, 6, 11, 11, 11, 11, 11]
-    packed.run(
-        [packed.work(i, 0, prompts[i][:n], MIXTURES[i]) for i, n in enumerate(begun) if n]
-    )
-    found = packed.run(
-        [packed.work(i, n, prompts[i][n:], MIXTURES[i]) for i, n in enumerate(begun)]
-    )
+    packed.run([packed.work(i, 0, prompts[i][:n], MIXTURES[i]) for i, n in enumerate(begun) if n])
+    found = packed.run([packed.work(i, n, prompts[i][n:], MIXTURES[i]) for i, n in enumerate(begun)])
     references = [last_logits(z.reference(m), p) for m, p in zip(MIXTURES, prompts, strict=True)]
     for row, reference in zip(found, references, strict=True):
         assert distance(row, reference) < TOLERANCE
@@ -172,7 +168,9 @@ def test_kernels_add_what_dense_deltas_would(made, before):
         for i, row in enumerate(rows):
             for k, part in enumerate(member):
                 if part is not None:
-                    expected[before + i] += row[k] * (x[before + i].double() @ part[0].T.double()) @ part[1].double()
+                    expected[before + i] += (
+                        row[k] * (x[before + i].double() @ part[0].T.double()) @ part[1].double()
+                    )
         for name, kernels in ways.items():
             y = torch.zeros(len(x), bank.B[m].shape[1])
             for kernel in kernels:

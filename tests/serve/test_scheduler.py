@@ -18,7 +18,9 @@ entries = st.builds(
 )
 # One event: a new request, an engine step, the end of some request, or its cancellation.
 events = st.lists(
-    st.tuples(st.sampled_from(["add", "step", "step", "finish", "cancel", "expire"]), st.integers(0, 99), entries),
+    st.tuples(
+        st.sampled_from(["add", "step", "step", "finish", "cancel", "expire"]), st.integers(0, 99), entries
+    ),
     max_size=80,
 )
 
@@ -91,9 +93,9 @@ def check_rows(scheduler, present, memory):
 
 def check_plan(scheduler, planned, before):
     chunks = {id(c.entry): c for c in planned.prefill}
-    assert {id(e) for e in planned.decode} == {
-        id(e) for e in scheduler.running if e.state is State.DECODE
-    }, "nobody who decodes is made to wait"
+    assert {id(e) for e in planned.decode} == {id(e) for e in scheduler.running if e.state is State.DECODE}, (
+        "nobody who decodes is made to wait"
+    )
     assert sum(c.stop - c.start for c in planned.prefill) <= max(STEP - len(planned.decode), STEP // 4)
     assert all(c.start == c.entry.done < c.stop <= c.entry.prompt for c in planned.prefill)
     prompts = [e for e in scheduler.running if e.state is State.PREFILL]
