@@ -18,6 +18,13 @@ Layers = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
+class _Root:
+    """A parent that no block's id can be taken for."""
+
+    key: Hashable
+
+
+@dataclass(frozen=True)
 class Block:
     """``PrefixCache.block`` consecutive tokens under one parent. id: names it to its children."""
 
@@ -51,7 +58,7 @@ class PrefixCache:
         if not self.budget:
             return
         known = self._chain(root, tokens, len(tokens) // self.block)
-        parent: Hashable = known[-1][1].id if known else root
+        parent: Hashable = known[-1][1].id if known else _Root(root)
         for index in range(len(known), len(tokens) // self.block):
             start, stop = index * self.block, (index + 1) * self.block
             layers = read(start, stop)
@@ -77,7 +84,7 @@ class PrefixCache:
         self, root: Hashable, tokens: Sequence[int], most: int
     ) -> list[tuple[tuple[Hashable, tuple[int, ...]], Block]]:
         found: list[tuple[tuple[Hashable, tuple[int, ...]], Block]] = []
-        parent = root
+        parent: Hashable = _Root(root)
         for index in range(most):
             key = (parent, tuple(tokens[index * self.block : (index + 1) * self.block]))
             block = self._blocks.get(key)
