@@ -19,10 +19,19 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from compress.errors import InputError
+from serve.scheduler import round_up
 
 NAME = "twinserve_slots"
 # What layers may pass beside queries, keys and values, and what has no influence on the result.
-HARMLESS = {"dropout", "position_ids", "use_cache", "cache_position", "output_attentions", "is_causal"}
+HARMLESS = {
+    "dropout",
+    "position_ids",
+    "use_cache",
+    "cache_position",
+    "output_attentions",
+    "output_router_logits",
+    "is_causal",
+}
 
 _current = threading.local()
 
@@ -48,7 +57,8 @@ class Aim:
         if self.singles:
             present = [row for row, _, _ in self.singles]
             self.low, self.high = min(present), max(present) + 1
-            self.visible = max(start for _, start, _ in self.singles) + 1
+            # Rounded, as rows are: shapes, and on a GPU kernels, stay the same for many steps.
+            self.visible = round_up(max(start for _, start, _ in self.singles) + 1)
             dense = present == list(range(self.low, self.high))
             self.order = None if dense else torch.tensor(present, device=device) - self.low
 

@@ -25,12 +25,14 @@ from serve.costs import calibrate
 from serve.detokenizer import Detokenizer
 from serve.job import Answer, EngineError, Job, Sink, collect
 from serve.kvcache import SlotCache, context_length, position_bytes
+from serve.metrics import registry
 from serve.mixture import MixtureModel
 from serve.planner import Planner
 from serve.prefix import PrefixCache
 from serve.request import Event, GenerationRequest
 from serve.runner import Runner
 from serve.scheduler import LENGTH_STEP, Entry, Scheduler
+from serve.selfcheck import check_decoder
 from serve.settings import EngineSettings
 from serve.steps import Steps
 
@@ -72,9 +74,11 @@ class Engine:
         )
         self.prefixes = PrefixCache(int(settings.prefix_memory))
         runner = Runner(mixture, SlotCache(config), self.planner)
+        check_decoder(runner)
         self.steps = Steps(
             self.scheduler, runner, self.chooser, self.prefixes, _eos_ids(mixture.model, tokenizer)
         )
+        self.metrics = registry(self)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._running = False
         # Nothing may enter the inbox once its last emptying has begun, or its sender would wait for ever.

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from compress.errors import InputError
 from serve.api.disconnect import ClientGone
 from serve.api.validation import refusal
-from serve.job import EngineError
+from serve.job import DeadlineError, EngineError
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +70,15 @@ class ApiError(Exception):
 def as_api_error(error: Exception, request_id: str) -> ApiError:
     """What the client is told about ``error``.
 
-    Bad input is a 400. What the engine could not finish is a 503, which clients send again. The
-    rest is our fault: it is logged under the request id, and the client gets no internals.
+    Bad input is a 400. What the engine could not finish is a 503, which clients send again, or a 504
+    where it was too late. The rest is our fault: it is logged under the request id, and the client gets no internals.
     """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, InputError):
         return ApiError(400, str(error))
+    if isinstance(error, DeadlineError):
+        return ApiError(504, str(error), code="deadline_exceeded")
     if isinstance(error, EngineError):
         log.warning("request %s: %s", request_id, error)
         return ApiError(503, str(error), code="engine_failed", headers=RETRY_SOON)

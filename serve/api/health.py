@@ -1,11 +1,13 @@
-"""GET /health and GET /ready: for whoever decides to restart, or to send traffic."""
+"""GET /health, /ready and /metrics: for whoever decides to restart, to send traffic, or to worry."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
 
 from serve.api.responses import Status
-from serve.api.surface import ReadyEngine
+from serve.api.surface import CurrentEngine, ReadyEngine
 
 routes = APIRouter()
 
@@ -20,3 +22,9 @@ async def health() -> Status:
 async def ready(engine: ReadyEngine) -> Status:
     """200 when requests are served, 503 while loading or draining."""
     return Status(status="ready")
+
+
+@routes.get("/metrics")
+async def metrics(engine: CurrentEngine) -> Response:
+    """What the engine has done, in Prometheus' text format."""
+    return Response(generate_latest(engine.metrics), media_type=CONTENT_TYPE_LATEST)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fastapi import Depends, Request
+from prometheus_client import CollectorRegistry
 
 from serve.api.errors import RETRY_SOON, ApiError
 from serve.request import Event, GenerationRequest
@@ -40,6 +41,10 @@ class EngineSurface(Protocol):
     @property
     def ready(self) -> bool:
         """False while loading or draining."""
+
+    @property
+    def metrics(self) -> CollectorRegistry:
+        """Counters to scrape."""
 
     def check(self, request: GenerationRequest) -> None:
         """Raise InputError when ``stream`` could not serve the request."""
