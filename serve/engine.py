@@ -195,7 +195,9 @@ class Engine:
         self.check(request)
         params = request.params
         detokenizer = Detokenizer(self.tokenizer, params.stop)
-        job = Job(request, sink, detokenizer, sampler.generator(params))
+        tokens: list[int] = []
+        row = sampler.Row(params, sampler.generator(params), request.prompt, tokens)
+        job = Job(request, sink, detokenizer, row, tokens)
         if request.target.kind == "dynamic":
             job.routed = self._routing_ids(request.routing_text)
         self._put(lambda: self._unrouted.append(job))
@@ -342,14 +344,18 @@ class Engine:
         return logits
 
     def _advance(self, jobs: Sequence[Job], logits: torch.Tensor) -> None:
-        params = [job.request.params for job in jobs]
-        for job, token in zip(
-            jobs, sampler.sample(logits, params, [job.generator for job in jobs]), strict=True
+        broken = sampler.broken(logits)
+        for job, failed, picked in zip(
+            jobs, broken, sampler.sample(logits, [job.row for job in jobs]), strict=True
         ):
-            self._take(job, token)
+            if failed:
+                self._drop(job)
+                self._emit(job, EngineError("the model's numbers overflowed on this prompt"))
+            else:
+                self._take(job, picked)
 
-    def _take(self, job: Job, token: int) -> None:
-        params = job.request.params
+    def _take(self, job: Job, picked: sampler.Picked) -> None:
+        params, token = job.request.params, picked.token
         job.tokens.append(token)
         ended = token in params.stop_token_ids or (token in self._eos and not params.ignore_eos)
         text = "" if ended else job.detokenizer.push(token)
@@ -363,7 +369,8 @@ class Engine:
             if job.detokenizer.stopped:
                 finish = "stop"
         assert job.routing is not None
-        self._emit(job, Event(text, (token,), job.routing, finish))  # type: ignore[arg-type]
+        logprobs = () if picked.logprob is None else (picked.logprob,)
+        self._emit(job, Event(text, (token,), job.routing, finish, logprobs))  # type: ignore[arg-type]
         if finish:
             self._drop(job)
 

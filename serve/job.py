@@ -6,11 +6,10 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-
 from serve.detokenizer import Detokenizer
 from serve.planner import Weights
 from serve.request import Event, GenerationRequest, Routing
+from serve.sampler import Row
 from serve.scheduler import Entry
 
 Sink = Callable[[Event | BaseException], None]
@@ -24,17 +23,18 @@ class EngineError(RuntimeError):
 class Job:
     """One request on its way: what was asked, and how far the answer is.
 
-    ``routed`` are the token ids that the router reads; ``weights`` are g of compress.compose.
+    ``routed`` are the token ids that the router reads; ``weights`` are g of compress.compose;
+    ``tokens`` is the answer so far, which ``row`` reads.
     """
 
     request: GenerationRequest
     sink: Sink
     detokenizer: Detokenizer
-    generator: torch.Generator | None
+    row: Row
+    tokens: list[int]
     routed: list[int] = field(default_factory=list)
     routing: Routing | None = None
     weights: Weights = ()
-    tokens: list[int] = field(default_factory=list)
     entry: Entry[Job] | None = None
     done: bool = False
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -11,9 +12,18 @@ from typing import Literal
 class SamplingParams:
     """How tokens are picked and when an answer ends.
 
-    max_tokens: tokens to generate at most, >= 1. temperature: 0 = greedy. top_p: nucleus mass in
-    [0, 1]. seed: None = not reproducible. stop: strings that end the answer and are left out of it.
-    stop_token_ids: token ids that end it. ignore_eos: go on past the end-of-text token.
+    max_tokens: tokens to generate at most, >= 1. temperature: >= 0; 0 = greedy. top_p: nucleus mass
+    in [0, 1]. seed: None = not reproducible. stop: strings that end the answer and are left out of
+    it. stop_token_ids: token ids that end it. ignore_eos: go on past the end-of-text token.
+
+    top_k: draw from that many most likely tokens (and those as likely as the last of them), 0 = all.
+    min_p: draw from tokens at least that many times as likely as the likeliest, in [0, 1].
+    repetition_penalty: > 0, 1 = none; on tokens of prompt and answer. presence_penalty,
+    frequency_penalty: subtracted from the logit of a token that the answer holds, once and for each
+    time; 0 = none. logit_bias: token id -> added to its logit, finite. Bias and penalties act on
+    greedy answers too.
+
+    logprobs: None = no log-probabilities, n >= 0 = the chosen token's and those of the n most likely.
     """
 
     max_tokens: int
@@ -23,6 +33,14 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    # Left out of the hash because a mapping has none; equality still sees it.
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,18 @@ class GenerationRequest:
     target: Target
     routing_text: str = ""
 
+    def choices(self, n: int) -> list[GenerationRequest]:
+        """This request ``n`` times, each with random numbers of its own; the first is unchanged."""
+        return [self, *(replace(self, params=_reseeded(self.params, i)) for i in range(1, n))]
+
+
+def _reseeded(params: SamplingParams, choice: int) -> SamplingParams:
+    if params.seed is None:
+        return params
+    # Not seed + choice: the next seed's first choice would repeat this one's second.
+    digest = hashlib.sha256(f"{params.seed}/{choice}".encode()).digest()
+    return replace(params, seed=int.from_bytes(digest[:8], "big", signed=True))
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -65,14 +95,29 @@ class Routing:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """Natural logarithm of a token's probability, from the model's own logits: before bias,
+    penalties, temperature and truncation; -inf for a token that the model excludes.
+
+    top: (token id, log-probability) of the most likely tokens, most likely first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Event:
     """One step of one answer.
 
     text: what it adds, possibly "". token_ids: the tokens it adds. finish_reason: set on the last
-    event only; "length" when ``max_tokens`` ended the answer.
+    event only; "length" when ``max_tokens`` ended the answer. logprobs: one for each of
+    ``token_ids`` where they were asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     routing: Routing
     finish_reason: Literal["stop", "length"] | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()

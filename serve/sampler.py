@@ -1,16 +1,47 @@
-"""From logits to tokens, row by row: temperature, nucleus and seed of every request."""
+"""From logits to tokens: each row by its own request's parameters and random numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from serve.request import SamplingParams
+from serve import penalties
+from serve.request import SamplingParams, TokenLogprob
+from serve.truncation import column, truncate
 
-# Below this the division by the temperature overflows, and the distribution is one token anyway.
+# Below this the distribution is one token anyway.
 GREEDY_BELOW = 1e-5
+
+
+@dataclass(eq=False)
+class Row:
+    """One request in a batch. Keep it from step to step: it remembers which tokens the prompt holds.
+
+    generator: made by ``generator`` once for the request. prompt: its token ids. tokens: those
+    generated so far, the caller's own growing list.
+    """
+
+    params: SamplingParams
+    generator: torch.Generator | None
+    prompt: Sequence[int]
+    tokens: Sequence[int]
+
+    @cached_property
+    def prompt_ids(self) -> frozenset[int]:
+        """The different tokens of the prompt."""
+        return frozenset(self.prompt)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The token of one row; its log-probability where the request asks for it."""
+
+    token: int
+    logprob: TokenLogprob | None = None
 
 
 def generator(params: SamplingParams) -> torch.Generator | None:
@@ -26,37 +57,80 @@ def generator(params: SamplingParams) -> torch.Generator | None:
     return source
 
 
-def sample(
-    logits: Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]
-) -> list[int]:
-    """One token for each row of ``logits`` [rows, vocabulary].
+def sample(logits: Tensor, rows: Sequence[Row]) -> list[Picked]:
+    """One token for each row of ``logits`` [rows, vocabulary], of any floating type on any device.
 
-    Temperature 0 (and what is as good as 0) is greedy. Otherwise one uniform number a row picks from
-    the smallest set of most likely tokens whose probability reaches ``top_p`` (Holtzman et al. 2020),
-    by inverse transform.
+    Bias and penalties (serve.penalties) come first. Temperature 0 (and what is as good as 0) is
+    greedy. Otherwise logits are divided by the temperature and truncated (serve.truncation), and one
+    uniform number from the row's generator draws a token by inverse transform. ``logits`` is left as
+    it is. A row that is ``broken`` gets a meaningless token and harms no other.
     """
-    tokens = logits.argmax(-1)
-    rows = [i for i, p in enumerate(params) if p.temperature >= GREEDY_BELOW]
-    if rows:
-        tokens[rows] = _nucleus(logits[rows], [params[i] for i in rows], [generators[i] for i in rows])
-    return [int(token) for token in tokens.tolist()]
+    tokens = _tokens(logits, rows).tolist()
+    found = _logprobs(logits, rows, tokens)
+    return [Picked(token, found.get(i)) for i, token in enumerate(tokens)]
 
 
-def _nucleus(
-    logits: Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]
-) -> Tensor:
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=logits.device)[:, None]
+def broken(logits: Tensor) -> list[bool]:
+    """Rows of ``logits`` [rows, vocabulary] that no token can be drawn from: they hold NaN or +inf,
+    or nothing but -inf."""
+    # The maximum is NaN where any value is, so one reduction tells it all.
+    flags: list[bool] = (~logits.amax(-1).isfinite()).tolist()
+    return flags
 
-    scaled = logits.float() / column([p.temperature for p in params])
-    probabilities, order = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
-    before = probabilities.cumsum(-1) - probabilities
-    probabilities = probabilities.masked_fill(before >= column([p.top_p for p in params]), 0.0)
-    # The most likely token always stays, also at top_p = 0.
-    probabilities[:, 0] = probabilities[:, 0].clamp_min(torch.finfo(torch.float32).tiny)
-    cumulated = probabilities.cumsum(-1)
-    uniform = column([float(torch.rand((), generator=g)) for g in generators])
-    chosen = (cumulated <= uniform * cumulated[:, -1:]).sum(-1, keepdim=True)
-    # Rounding may push the count past the nucleus, whose size is the last index with mass.
-    last = ((probabilities > 0).sum(-1, keepdim=True) - 1).clamp_min(0)
-    return order.gather(-1, torch.minimum(chosen, last)).squeeze(-1)
+
+def _tokens(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    plain, edited, drawn = [], [], []
+    for index, row in enumerate(rows):
+        if row.params.temperature >= GREEDY_BELOW:
+            drawn.append(index)
+        elif penalties.wanted(row.params):
+            edited.append(index)
+        else:
+            plain.append(index)
+    if len(plain) == len(rows):
+        return logits.argmax(-1)
+    tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
+    if plain:
+        tokens[plain] = logits[plain].argmax(-1)
+    if edited:
+        tokens[edited] = _penalized(logits, rows, edited).argmax(-1)
+    if drawn:
+        scaled = _penalized(logits, rows, drawn)
+        # The likeliest token at 0, so that a division by a small temperature cannot overflow.
+        scaled -= scaled.amax(-1, keepdim=True)
+        scaled /= column(scaled, [rows[i].params.temperature for i in drawn])
+        truncate(scaled, [rows[i].params for i in drawn])
+        tokens[drawn] = _draw(scaled, [rows[i].generator for i in drawn])
+    return tokens
+
+
+def _penalized(logits: Tensor, rows: Sequence[Row], chosen: list[int]) -> Tensor:
+    """A float32 copy of the ``chosen`` rows with bias and penalties."""
+    copy = logits[chosen].float()
+    penalties.penalize(copy, [rows[i] for i in chosen])
+    return copy
+
+
+def _draw(logits: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
+    probabilities = logits.softmax(-1)
+    uniform = column(logits, [float(torch.rand((), generator=g)) for g in generators])
+    # A parallel sum rounds differently from place to place: only tokens with mass may be hit.
+    mass = probabilities.cumsum(-1).masked_fill(probabilities == 0, 0.0)
+    hit = mass > uniform * mass.amax(-1, keepdim=True)
+    return hit.to(torch.uint8).argmax(-1)
+
+
+def _logprobs(logits: Tensor, rows: Sequence[Row], tokens: list[int]) -> dict[int, TokenLogprob]:
+    wanted = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
+    if not wanted:
+        return {}
+    every = logits[wanted].float().log_softmax(-1)
+    chosen = every.gather(-1, torch.tensor([[tokens[i]] for i in wanted], device=logits.device))
+    counts = [min(rows[i].params.logprobs or 0, logits.shape[-1]) for i in wanted]
+    values, ids = every.topk(max(counts))
+    return {
+        row: TokenLogprob(tokens[row], logprob, tuple(zip(best[:count], best_values[:count], strict=True)))
+        for row, logprob, count, best, best_values in zip(
+            wanted, chosen[:, 0].tolist(), counts, ids.tolist(), values.tolist(), strict=True
+        )
+    }
