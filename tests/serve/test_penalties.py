@@ -19,7 +19,7 @@ ROW = st.fixed_dictionaries(
         "repetition_penalty": st.floats(0.3, 3.0),
         "presence_penalty": st.floats(-2.0, 2.0),
         "frequency_penalty": st.floats(-2.0, 2.0),
-        "logit_bias": st.dictionaries(st.integers(0, 24), st.floats(-100.0, 100.0), max_size=4),
+        "logit_bias": st.dictionaries(st.integers(-2, 24), st.floats(-100.0, 100.0), max_size=4),
     },
 )
 
@@ -27,7 +27,7 @@ ROW = st.fixed_dictionaries(
 def expected(logits, params, prompt, tokens):
     logits = logits.double()
     for token, bias in params.logit_bias.items():
-        if token < len(logits):
+        if 0 <= token < len(logits):
             logits[token] += bias
     seen = torch.tensor([[*prompt, *tokens]], dtype=torch.long)
     logits = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(seen, logits[None])[0]

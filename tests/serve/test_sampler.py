@@ -48,7 +48,7 @@ def test_truncated_frequencies_are_those_of_the_rest():
 @pytest.mark.parametrize(("number", "token"), [(0.0, 1), (1.0 - 2.0**-24, 3)])
 def test_the_ends_of_the_unit_interval_draw_no_excluded_token(monkeypatch, number, token):
     monkeypatch.setattr("serve.sampler.torch.rand", lambda *_, **__: torch.tensor(number))
-    assert draw(torch.tensor([0.0, 3.0, 3.0, 3.0, 0.0]), 1, temperature=1.0, top_k=3) == [token]
+    assert draw(torch.tensor([0.0, 3.0, 4.0, 3.0, 0.0]), 1, temperature=1.0, top_k=3) == [token]
 
 
 SAMPLED = st.fixed_dictionaries(
