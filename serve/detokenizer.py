@@ -21,8 +21,9 @@ class Detokenizer:
         self._held = ""
 
     def push(self, token: int) -> str:
-        """Add one token; returns the text that is now certain. Sets ``stopped`` at a stop string,
-        whose text and whatever follows it are dropped."""
+        """Add one token; returns the text that is now certain. Sets ``stopped`` at the first stop
+        string to be complete (of several, the one that begins first), whose text and whatever
+        follows it are dropped."""
         self._ids.append(token)
         known = self._decode(self._ids[self._prefix : self._read])
         text = self._decode(self._ids[self._prefix :])
@@ -42,10 +43,12 @@ class Detokenizer:
 
     def _release(self, text: str) -> str:
         text = self._held + text
-        found = [position for word in self.stop if (position := text.find(word)) >= 0]
+        # The first to be complete, and not the first to begin: how text is cut into tokens must not
+        # decide which of two overlapping stop strings ends it.
+        found = [(start + len(word), start) for word in self.stop if (start := text.find(word)) >= 0]
         if found:
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = max((_overlap(text, word) for word in self.stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,8 +14,8 @@ from serve.request import SamplingParams
 if TYPE_CHECKING:
     from serve.sampler import Row
 
-# Row of the logits, token id, amount.
-Cell = tuple[int, int, float]
+# A row of the logits, token ids, an amount for each.
+Edit = tuple[int, Collection[int], Iterable[float]]
 
 
 def wanted(params: SamplingParams) -> bool:
@@ -50,33 +50,40 @@ def penalize(logits: Tensor, rows: Sequence[Row]) -> None:
         logits[where] -= amount
 
 
-def _biases(rows: Sequence[Row]) -> Iterable[Cell]:
+def _biases(rows: Sequence[Row]) -> Iterable[Edit]:
     for index, row in enumerate(rows):
-        for token, bias in row.params.logit_bias.items():
-            yield index, token, bias
+        if bias := row.params.logit_bias:
+            yield index, bias.keys(), bias.values()
 
 
-def _repeated(rows: Sequence[Row]) -> Iterable[Cell]:
+def _repeated(rows: Sequence[Row]) -> Iterable[Edit]:
     for index, row in enumerate(rows):
         penalty = row.params.repetition_penalty
         if penalty != 1.0:
-            for token in row.prompt_ids.union(row.tokens):
-                yield index, token, penalty
+            tokens = row.prompt_ids.union(row.tokens)
+            yield index, tokens, [penalty] * len(tokens)
 
 
-def _counted(rows: Sequence[Row]) -> Iterable[Cell]:
+def _counted(rows: Sequence[Row]) -> Iterable[Edit]:
     for index, row in enumerate(rows):
         presence, frequency = row.params.presence_penalty, row.params.frequency_penalty
         if presence != 0.0 or frequency != 0.0:
-            for token, count in Counter(row.tokens).items():
-                yield index, token, presence + count * frequency
+            counts = Counter(row.tokens)
+            yield index, counts.keys(), [presence + count * frequency for count in counts.values()]
 
 
-def _cells(logits: Tensor, cells: Iterable[Cell]) -> tuple[tuple[Tensor, Tensor], Tensor] | None:
-    size = logits.shape[-1]
-    known = [cell for cell in cells if 0 <= cell[1] < size]
-    if not known:
+def _cells(logits: Tensor, edits: Iterable[Edit]) -> tuple[tuple[Tensor, Tensor], Tensor] | None:
+    """The places in ``logits`` that ``edits`` change, each once, and by how much."""
+    rows: list[int] = []
+    tokens: list[int] = []
+    amounts: list[float] = []
+    for row, ids, values in edits:
+        rows += [row] * len(ids)
+        tokens += ids
+        amounts += values
+    if not rows:
         return None
-    rows, tokens, amounts = zip(*known, strict=True)
-    where = torch.tensor([rows, tokens], device=logits.device)
-    return (where[0], where[1]), torch.tensor(amounts, dtype=logits.dtype, device=logits.device)
+    where = torch.tensor([rows, tokens])
+    known = (where[1] >= 0) & (where[1] < logits.shape[-1])
+    row_ids, token_ids = where[:, known].to(logits.device)
+    return (row_ids, token_ids), torch.tensor(amounts, dtype=logits.dtype)[known].to(logits.device)

@@ -16,7 +16,7 @@ class SamplingParams:
     in [0, 1]. seed: None = not reproducible. stop: strings that end the answer and are left out of
     it. stop_token_ids: token ids that end it. ignore_eos: go on past the end-of-text token.
 
-    top_k: draw from that many most likely tokens (and those as likely as the last of them), 0 = all.
+    top_k: draw from that many most likely tokens, 0 = all.
     min_p: draw from tokens at least that many times as likely as the likeliest, in [0, 1].
     repetition_penalty: > 0, 1 = none; on tokens of prompt and answer. presence_penalty,
     frequency_penalty: subtracted from the logit of a token that the answer holds, once and for each

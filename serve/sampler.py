@@ -114,10 +114,14 @@ def _penalized(logits: Tensor, rows: Sequence[Row], chosen: list[int]) -> Tensor
 def _draw(logits: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
     probabilities = logits.softmax(-1)
     uniform = column(logits, [float(torch.rand((), generator=g)) for g in generators])
-    # A parallel sum rounds differently from place to place: only tokens with mass may be hit.
-    mass = probabilities.cumsum(-1).masked_fill(probabilities == 0, 0.0)
-    hit = mass > uniform * mass.amax(-1, keepdim=True)
-    return hit.to(torch.uint8).argmax(-1)
+    cumulated = probabilities.cumsum(-1)
+    # A search, because comparing every token with the number costs more than all the rest. The number
+    # is below 1, so that rounded too the product is below the last sum, and the place inside the row.
+    place = torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True)
+    # Not so in a row of NaN; and sums made in parallel may step up where a token has no probability.
+    place.clamp_(max=logits.shape[-1] - 1)
+    possible = probabilities.gather(-1, place) > 0
+    return torch.where(possible, place, logits.argmax(-1, keepdim=True)).squeeze(-1)
 
 
 def _logprobs(logits: Tensor, rows: Sequence[Row], tokens: list[int]) -> dict[int, TokenLogprob]:

@@ -43,7 +43,6 @@ def column(like: Tensor, values: Sequence[float]) -> Tensor:
 
 
 def _top_k(logits: Tensor, ks: list[int]) -> Tensor:
-    # Cut by value and not by index: which of equal logits topk returns may depend on the largest k.
     best = logits.topk(max(ks)).values
     last = best.gather(-1, torch.tensor(ks, device=logits.device)[:, None] - 1)
     return logits.masked_fill(logits < last, -math.inf)
@@ -52,25 +51,24 @@ def _top_k(logits: Tensor, ks: list[int]) -> Tensor:
 def _top_p(logits: Tensor, top_p: Tensor) -> Tensor:
     size = logits.shape[-1]
     total = logits.logsumexp(-1, keepdim=True)
-    values, order = logits.topk(min(CANDIDATES, size))
-    probabilities = (values - total).exp()
-    cumulated = probabilities.cumsum(-1)
-    kept = _scatter(logits, values, order, cumulated - probabilities >= top_p)
+    last, reached = _nucleus_end(logits.topk(min(CANDIDATES, size)).values, total, top_p)
     if size > CANDIDATES:
-        wide = (cumulated[:, -1:] < top_p).squeeze(-1).nonzero().squeeze(-1)
+        wide = (~reached).nonzero().squeeze(-1)
         if len(wide):
-            values, order = logits[wide].sort(dim=-1, descending=True, stable=True)
-            probabilities = (values - total[wide]).exp()
-            before = probabilities.cumsum(-1) - probabilities
-            kept[wide] = _scatter(logits[wide], values, order, before >= top_p[wide])
-    return kept
+            ordered = logits[wide].sort(dim=-1, descending=True).values
+            last[wide], _ = _nucleus_end(ordered, total[wide], top_p[wide])
+    return logits.masked_fill(logits < last, -math.inf)
 
 
-def _scatter(logits: Tensor, values: Tensor, order: Tensor, removed: Tensor) -> Tensor:
-    """Logits that keep only ``values`` at ``order`` [rows, most likely first] not ``removed``."""
-    removed[:, 0] = False
-    empty = torch.full_like(logits, -math.inf)
-    return empty.scatter(-1, order, values.masked_fill(removed, -math.inf))
+def _nucleus_end(ordered: Tensor, total: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+    """The least logit of each nucleus [rows, 1], and whether ``ordered`` reaches so far [rows].
+
+    ordered: the greatest logits, falling. total: logarithm of the sum of all logits' exponentials.
+    """
+    probabilities = (ordered - total).exp()
+    cumulated = probabilities.cumsum(-1)
+    count = (cumulated - probabilities < top_p).sum(-1, keepdim=True).clamp_min(1)
+    return ordered.gather(-1, count - 1), (cumulated[:, -1:] >= top_p).squeeze(-1)
 
 
 def _min_p(logits: Tensor, min_p: list[float]) -> Tensor:

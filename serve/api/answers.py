@@ -7,23 +7,26 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from serve.api.surface import EngineSurface
-from serve.request import Event, GenerationRequest
+from serve.request import Event, GenerationRequest, TokenLogprob
 
-# Which prompt of the request, and what its answer got.
+# Which choice of the response, and what its answer got.
 Tagged = tuple[int, Event]
 
 
 @dataclass
 class Answer:
-    """A whole answer: its pieces of text, its length in tokens, and its last event."""
+    """A whole answer: its pieces of text, its length in tokens, its tokens' log-probabilities where
+    they were asked for, and its last event."""
 
     pieces: list[str] = field(default_factory=list)
     tokens: int = 0
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     last: Event | None = None
 
     def add(self, event: Event) -> None:
         self.pieces.append(event.text)
         self.tokens += len(event.token_ids)
+        self.logprobs += event.logprobs
         self.last = event
 
     @property

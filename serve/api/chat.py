@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from serve.api.answers import Answer
 from serve.api.generation import Stamp, respond
+from serve.api.logprobs import chat_logprobs
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
 from serve.api.prompts import chat_ids, chat_text, check_routable
@@ -37,15 +39,16 @@ async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Respons
     params = sampling_params(engine, body, len(ids), None, "messages")
     text = chat_text(body.messages)
     check_routable(target, text, "messages")
-    request = GenerationRequest(ids, params, target, text)
-    return await respond(http, engine, body, [request], ChatForm(Stamp(body.model, "chatcmpl")))
+    requests = GenerationRequest(ids, params, target, text).choices(body.choices)
+    form = ChatForm(Stamp(body.model, "chatcmpl"), engine.tokenizer)
+    return await respond(http, engine, body, requests, form)
 
 
 class ChatForm:
     """Answers as OpenAI's ``chat.completion`` and ``chat.completion.chunk`` objects."""
 
-    def __init__(self, stamp: Stamp) -> None:
-        self.stamp = stamp
+    def __init__(self, stamp: Stamp, tokenizer: Any) -> None:
+        self.stamp, self.tokenizer = stamp, tokenizer
 
     def whole(self, answers: Sequence[Answer], usage: Usage) -> ChatCompletion:
         return ChatCompletion(
@@ -57,7 +60,7 @@ class ChatForm:
                 ChatChoice(
                     index=index,
                     message=ChatMessage(role="assistant", content=answer.text, refusal=None),
-                    logprobs=None,
+                    logprobs=chat_logprobs(self.tokenizer, answer.logprobs),
                     finish_reason=answer.end.finish_reason,
                     routing=answer.end.routing,
                 )
@@ -71,8 +74,10 @@ class ChatForm:
             opening = self._choice(index, Delta(role="assistant", content=""))
             opening.routing = event.routing
             yield self._chunk([opening])
-        if event.text:
-            yield self._chunk([self._choice(index, Delta(content=event.text))])
+        if event.text or event.logprobs:
+            middle = self._choice(index, Delta(content=event.text))
+            middle.logprobs = chat_logprobs(self.tokenizer, event.logprobs)
+            yield self._chunk([middle])
         if event.finish_reason:
             closing = self._choice(index, Delta())
             closing.finish_reason = event.finish_reason

@@ -50,18 +50,20 @@ async def respond(
     requests: Sequence[GenerationRequest],
     form: Form,
 ) -> Response:
-    """The engine's answers to ``requests`` as a response.
+    """The engine's answers to ``requests`` as a response: all choices of the first prompt, then all of
+    the next.
 
     Raises InputError for what the engine refuses, before anything is generated. A stream begins
     with its first event, so that its status and headers tell what happened until then.
     """
-    for request in requests:
+    prompts = requests[:: body.choices]
+    for request in prompts:
         engine.check(request)
-    prompt_tokens = sum(len(request.prompt) for request in requests)
+    prompt_tokens = sum(len(request.prompt) for request in prompts)
     if not body.stream:
         answers = await until_disconnect(http.receive, collect(engine, requests))
         usage = Usage.of(prompt_tokens, sum(answer.tokens for answer in answers))
-        headers = _headers(requests, answers[0].end.routing)
+        headers = _headers(prompts, answers[0].end.routing)
         return form.whole(answers, usage).response(headers)
 
     events = merged(engine, requests)
@@ -80,9 +82,9 @@ async def respond(
         include_usage=options is not None and bool(options.include_usage),
         request_id=http.state.request_id,
     )
-    return EventStream(lines, events, _headers(requests, opening[1].routing))
+    return EventStream(lines, events, _headers(prompts, opening[1].routing))
 
 
-def _headers(requests: Sequence[GenerationRequest], routing: Routing) -> dict[str, str]:
+def _headers(prompts: Sequence[GenerationRequest], routing: Routing) -> dict[str, str]:
     # Several prompts have several routings: those are in the choices only.
-    return routing_headers(routing) if len(requests) == 1 else {}
+    return routing_headers(routing) if len(prompts) == 1 else {}

@@ -17,19 +17,33 @@ def sampling_params(
     """How to answer a prompt of ``prompt_tokens`` tokens.
 
     default: tokens to generate when the client does not say, None = as many as fit. where: the
-    field that holds the prompt. Raises ApiError 400 when the answer would not fit the context.
+    field that holds the prompt. Raises ApiError 400 when the answer would not fit the context, or for
+    a token id that does not exist.
     """
     stop_token_ids = body.stop_token_ids or []
+    logit_bias = body.logit_bias or {}
     check_ids(engine.tokenizer, stop_token_ids, "stop_token_ids")
+    check_ids(engine.tokenizer, logit_bias, "logit_bias")
     return SamplingParams(
         max_tokens=_max_tokens(engine.max_model_len, body, prompt_tokens, default, where),
-        temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
+        temperature=_or(body.temperature, DEFAULT_TEMPERATURE),
+        top_p=_or(body.top_p, 1.0),
         seed=body.seed,
         stop=tuple(body.stop or ()),
         stop_token_ids=tuple(stop_token_ids),
         ignore_eos=bool(body.ignore_eos),
+        top_k=max(0, body.top_k or 0),
+        min_p=_or(body.min_p, 0.0),
+        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        presence_penalty=_or(body.presence_penalty, 0.0),
+        frequency_penalty=_or(body.frequency_penalty, 0.0),
+        logit_bias=logit_bias,
+        logprobs=body.alternatives,
     )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def check_stream_options(body: Generation) -> None:

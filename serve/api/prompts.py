@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jinja2
@@ -85,7 +85,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
         ) from error
 
 
-def check_ids(tokenizer: Any, ids: Sequence[int], param: str) -> None:
+def check_ids(tokenizer: Any, ids: Iterable[int], param: str) -> None:
     """Raise ApiError 400 when a token id does not exist."""
     size = len(tokenizer)
     for token in ids:

@@ -25,7 +25,7 @@ class Sent(BaseModel):
 
 
 class Usage(Sent):
-    """Token counts over all prompts and answers of a request."""
+    """Token counts over all prompts, each counted once, and all answers of a request."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -40,10 +40,37 @@ class Usage(Sent):
         )
 
 
+class CompletionLogprobs(Sent):
+    """Of each token its text, log-probability, those of the likeliest tokens by text (and its own
+    among them), and where in the choice's text it begins, in characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class TopLogprob(Sent):
+    """bytes: the token's UTF-8, None where the tokenizer does not tell."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatTokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Sent):
+    content: list[ChatTokenLogprob]
+    refusal: None
+
+
 class CompletionChoice(Sent):
     index: int
     text: str
-    logprobs: None
+    logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
     routing: Routing | None = None
 
@@ -68,7 +95,7 @@ class ChatMessage(Sent):
 class ChatChoice(Sent):
     index: int
     message: ChatMessage
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
     routing: Routing
 
@@ -90,7 +117,7 @@ class Delta(Sent):
 class ChunkChoice(Sent):
     index: int
     delta: Delta
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
     routing: Routing | None = None
 

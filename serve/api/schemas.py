@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -14,10 +15,14 @@ from serve.api.unsupported import (
     NEUTRAL_FOR_MESSAGES,
     without_unsupported,
 )
+from serve.api.validation import field_error
 
 MAX_STOPS = 4
-# One body must not fill the queue for everybody else.
+# One body must not fill the queue for everybody else: prompts, and answers to them, at most.
 MAX_PROMPTS = 2048
+MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+MAX_BIASES = 1024
 INT64 = 2**63
 
 
@@ -39,6 +44,33 @@ def _stop(value: Any) -> Any:
     if len(stops) > MAX_STOPS:
         raise ValueError(f"it may hold up to {MAX_STOPS} strings, not {len(stops)}")
     return stops
+
+
+def _logit_bias(value: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError("it must be an object of token ids and numbers")
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"it may hold up to {MAX_BIASES} token ids, not {len(value)}")
+    biases = {}
+    for token, bias in value.items():
+        # One spelling a number, or one token could have two biases.
+        if not re.fullmatch("0|[1-9][0-9]{0,18}", token):
+            raise ValueError('its names must be token ids, such as "50256"')
+        if type(bias) not in (int, float) or not -100 <= bias <= 100:
+            raise ValueError(f"the bias of token {token} must be a number from -100 to 100")
+        biases[int(token)] = float(bias)
+    return biases
+
+
+def _logprobs(value: Any) -> Any:
+    # Some clients send chat's false here.
+    if value is None or value is False:
+        return None
+    if type(value) is not int or not 0 <= value <= MAX_LOGPROBS:
+        raise ValueError(f"it must be a whole number from 0 to {MAX_LOGPROBS}")
+    return value
 
 
 def _prompts(value: Any) -> Any:
@@ -123,7 +155,9 @@ class StreamOptions(Body):
 class Generation(Body):
     """What completions and chat completions have in common.
 
-    mixture: extension; task -> weight, overrides the router ({} = the shared base alone).
+    mixture: extension; task -> weight, overrides the router ({} = the shared base alone). top_k,
+    min_p, repetition_penalty: extensions, as vLLM has them. logit_bias: token id, a string in JSON ->
+    added to the token's logit.
     """
 
     model: str
@@ -131,6 +165,16 @@ class Generation(Body):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    # Beyond these a product of penalty and logit could overflow.
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[int, float] | None, BeforeValidator(_logit_bias, dict[str, float] | None)] = (
+        None
+    )
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
     stop: Annotated[list[Text] | None, BeforeValidator(_stop, str | list[str] | None)] = None
     stop_token_ids: list[TokenId] | None = None
@@ -139,6 +183,16 @@ class Generation(Body):
     stream_options: StreamOptions | None = None
     mixture: dict[str, float] | None = None
 
+    @property
+    def choices(self) -> int:
+        """Answers to each prompt."""
+        return 1 if self.n is None else self.n
+
+    @property
+    def alternatives(self) -> int | None:
+        """Likeliest tokens to report beside each of the answer; None = no log-probabilities at all."""
+        raise NotImplementedError
+
 
 class CompletionRequest(Generation):
     """Body of POST /v1/completions."""
@@ -146,6 +200,29 @@ class CompletionRequest(Generation):
     neutral = NEUTRAL_FOR_COMPLETIONS
     harmless = HARMLESS
     prompt: Annotated[list[Text | list[int]], BeforeValidator(_prompts, AnyPrompt)]
+    best_of: int | None = None
+    logprobs: Annotated[int | None, BeforeValidator(_logprobs, int | Literal[False] | None)] = None
+
+    @property
+    def alternatives(self) -> int | None:
+        return self.logprobs
+
+    @model_validator(mode="after")
+    def _bounded_choices(self) -> Self:
+        if self.best_of not in (None, self.choices):
+            raise field_error(
+                "best_of",
+                f"'best_of' must equal 'n', which is {self.choices}: every answer is returned.",
+                "unsupported_value",
+            )
+        if len(self.prompt) * self.choices > MAX_PROMPTS:
+            raise field_error(
+                "n",
+                f"{len(self.prompt)} prompts with {self.choices} answers each are more than"
+                f" {MAX_PROMPTS} answers; send fewer prompts at once, or a smaller 'n'.",
+                "invalid_value",
+            )
+        return self
 
 
 class Message(Body):
@@ -169,6 +246,18 @@ class ChatRequest(Generation):
     neutral = NEUTRAL_FOR_CHAT
     harmless = HARMLESS
     messages: list[Message]
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        return self.top_logprobs or 0 if self.logprobs else None
+
+    @model_validator(mode="after")
+    def _asked_for_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise field_error("top_logprobs", "'top_logprobs' needs 'logprobs': true.", "invalid_value")
+        return self
 
 
 class RouteRequest(Body):

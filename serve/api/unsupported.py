@@ -14,22 +14,10 @@ from serve.api.validation import field_error
 
 # Values that leave an answer as it is; None (null) always does.
 NEUTRAL_FOR_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
 }
 NEUTRAL_FOR_CHAT: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -97,7 +85,7 @@ def without_unsupported(
 
 
 def _is_neutral(value: Any, accepted: tuple[Any, ...]) -> bool:
-    # False == 0 in Python, yet "logprobs": 0 asks for something and "logprobs": false does not.
+    # False == 0 in Python, yet a client that sends 0 for false has mistaken the field.
     return value is None or any(
         value == one and isinstance(value, bool) == isinstance(one, bool) for one in accepted
     )

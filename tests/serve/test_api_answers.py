@@ -202,12 +202,39 @@ def test_sampling_fields_reach_the_engine(limit: str) -> None:
         "stop": ["\n", "END"],
         "stop_token_ids": [5, 6],
         "ignore_eos": True,
+        "top_k": 40,
+        "min_p": 0.05,
+        "repetition_penalty": 1.1,
+        "presence_penalty": 2,
+        "frequency_penalty": -2.0,
+        "logit_bias": {"0": -100, "256": 1.5},
     }
-    expected = SamplingParams(7, 0.0, 0.5, -3, ("\n", "END"), (5, 6), True)
+    expected = SamplingParams(
+        max_tokens=7,
+        temperature=0.0,
+        top_p=0.5,
+        seed=-3,
+        stop=("\n", "END"),
+        stop_token_ids=(5, 6),
+        ignore_eos=True,
+        top_k=40,
+        min_p=0.05,
+        repetition_penalty=1.1,
+        presence_penalty=2.0,
+        frequency_penalty=-2.0,
+        logit_bias={0: -100.0, 256: 1.5},
+    )
     engine = StubEngine()
     complete(engine, **fields)
     chat(engine, **fields)
     assert [request.params for request in engine.requests] == [expected, expected]
+
+
+@pytest.mark.parametrize("top_k", [-1, 0, None])
+def test_a_top_k_that_is_off(top_k: int | None) -> None:
+    engine = StubEngine()
+    complete(engine, top_k=top_k)
+    assert engine.requests[0].params.top_k == 0
 
 
 def test_one_stop_string_need_not_be_a_list() -> None:
@@ -227,7 +254,23 @@ HARMLESS = {
 }
 NOTHING_ASKED = {"n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}}
 NULLS = dict.fromkeys(
-    ["max_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options", "mixture", "n"]
+    [
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "mixture",
+        "n",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+    ]
 )
 
 

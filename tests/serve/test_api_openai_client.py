@@ -93,8 +93,8 @@ def test_errors_are_the_clients_own_exceptions(client: openai.OpenAI, engine: St
         client.completions.create(model="gpt-4o", prompt="a")
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(model="twin", prompt="a", n=2)
-    assert refused.value.param == "n"
+        client.completions.create(model="twin", prompt="a", echo=True)
+    assert refused.value.param == "echo"
     engine.fail, engine.fail_at = InputError("cannot go on"), 2
     with pytest.raises(openai.APIError, match="cannot go on"):
         list(client.completions.create(model="twin", prompt="a", stream=True))

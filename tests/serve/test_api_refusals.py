@@ -71,13 +71,29 @@ BOTH = ["/v1/completions", "/v1/chat/completions"]
         ("stream_options", {"include_usage": True}, "stream"),
         ("mixture", [], "must be an object"),
         ("mixture", {"cooking": 1.0}, "'sorting', 'sentiment'"),
-        ("n", 2, "not supported yet"),
-        ("n", True, "not supported yet"),
-        ("logprobs", True, "not supported yet"),
-        ("logprobs", 0, "not supported yet"),
-        ("presence_penalty", 0.5, "not supported yet"),
-        ("frequency_penalty", -1, "not supported yet"),
-        ("logit_bias", {"50": 1}, "not supported yet"),
+        ("n", 0, "greater"),
+        ("n", 129, "less than or equal to 128"),
+        ("n", True, "integer"),
+        ("top_k", -2, "greater"),
+        ("top_k", 1.5, "integer"),
+        ("min_p", 1.01, "less"),
+        ("min_p", -0.1, "greater"),
+        ("repetition_penalty", 0, "greater"),
+        ("repetition_penalty", 101, "less"),
+        ("presence_penalty", 2.1, "less"),
+        ("frequency_penalty", -2.1, "greater"),
+        ("frequency_penalty", "1", "number"),
+        ("logit_bias", [50], "must be an object"),
+        ("logit_bias", {"the": 1}, "token ids"),
+        ("logit_bias", {"05": 1}, "token ids"),
+        ("logit_bias", {"-1": 1}, "token ids"),
+        ("logit_bias", {"9" * 5000: 1}, "token ids"),
+        ("logit_bias", {"5": 100.5}, "token 5 must be a number from -100 to 100"),
+        ("logit_bias", {"5": True}, "token 5 must be a number"),
+        ("logit_bias", {"5": "1"}, "token 5 must be a number"),
+        ("logit_bias", {"5": float("nan")}, "token 5 must be a number"),
+        ("logit_bias", {"257": 1}, "0 to 256"),
+        ("logit_bias", {str(i): 1 for i in range(1025)}, "up to 1024"),
         ("max_token", 5, "Did you mean 'max_tokens'?"),
         ("guided_grammar_of_mine", 5, "Unknown field"),
         ("{}", 5, "Unknown field '{}'"),
@@ -165,7 +181,7 @@ def test_prompts(prompt: Any, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("best_of", 2), ("echo", True), ("suffix", "end"), ("logprobs", 5)],
+    [("best_of", 2), ("echo", True), ("suffix", "end")],
 )
 def test_fields_of_completions_that_are_not_supported(field: str, value: Any) -> None:
     error = error_of(complete(StubEngine(), **{field: value}))
@@ -178,7 +194,6 @@ def test_fields_of_completions_that_are_not_supported(field: str, value: Any) ->
         ("response_format", {"type": "json_object"}),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
-        ("top_logprobs", 3),
         ("functions", [{"name": "f"}]),
         ("modalities", ["text", "audio"]),
         ("reasoning_effort", "high"),
@@ -220,6 +235,42 @@ def test_messages(messages: Any, param: str, words: str) -> None:
     error = error_of(post("/v1/chat/completions", messages=messages))
     assert error["param"] == param
     assert words in error["message"]
+
+
+@pytest.mark.parametrize("value", [True, 21, -1, "5", 1.0])
+def test_logprobs_of_completions_are_a_number(value: Any) -> None:
+    error = error_of(complete(StubEngine(), logprobs=value))
+    assert error["param"] == "logprobs" and "from 0 to 20" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"logprobs": 5}, "logprobs", "boolean"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less"),
+        ({"logprobs": True, "top_logprobs": True}, "top_logprobs", "integer"),
+        ({"top_logprobs": 2}, "top_logprobs", "needs 'logprobs': true"),
+        ({"logprobs": False, "top_logprobs": 2}, "top_logprobs", "needs 'logprobs': true"),
+    ],
+)
+def test_logprobs_of_chat_are_a_switch_and_a_number(fields: Any, param: str, words: str) -> None:
+    error = error_of(chat(StubEngine(), **fields))
+    assert error["param"] == param and words in error["message"]
+
+
+def test_prompts_times_choices_are_bounded() -> None:
+    engine = StubEngine()
+    error = error_of(complete(engine, ["a"] * 17, n=128))
+    assert error["param"] == "n" and "2048" in error["message"]
+    assert engine.requests == []
+    assert complete(engine, ["sort"] * 16, n=128, max_tokens=1).status_code == 200
+    assert len(engine.requests) == 2048
+
+
+def test_every_answer_is_returned_so_best_of_must_be_n() -> None:
+    assert "'n', which is 2" in error_of(complete(StubEngine(), n=2, best_of=3))["message"]
+    assert error_of(complete(StubEngine(), n=2, best_of=1))["param"] == "best_of"
+    assert complete(StubEngine(), n=2, best_of=2).status_code == 200
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from itertools import pairwise
+
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -23,52 +25,67 @@ def byte_tokenizer():
 TOKENIZER = byte_tokenizer()
 
 
-def pieces(text, stop=()):
-    detokenizer = Detokenizer(TOKENIZER, stop)
-    out = []
-    for token in TOKENIZER.encode(text, add_special_tokens=False):
-        out.append(detokenizer.push(token))
-        if detokenizer.stopped:
-            return out, True
-    out.append(detokenizer.finish())
-    return out, detokenizer.stopped
-
-
 @settings(deadline=None, max_examples=100)
 @given(st.text(max_size=30))
 def test_pieces_add_up_and_no_character_is_broken(text):
     text = text.encode("utf-8", "ignore").decode()
-    out, stopped = pieces(text)
-    assert "".join(out) == text and not stopped
+    detokenizer = Detokenizer(TOKENIZER)
+    out = [detokenizer.push(token) for token in TOKENIZER.encode(text, add_special_tokens=False)]
+    out.append(detokenizer.finish())
+    assert "".join(out) == text and not detokenizer.stopped
     assert all("\ufffd" not in piece for piece in out) or "\ufffd" in text
 
 
-@settings(deadline=None, max_examples=200)
-@given(text=st.text("abc", max_size=20), stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
-def test_text_ends_before_the_first_stop_string(text, stop):
-    out, stopped = pieces(text, tuple(stop))
-    # The first stop string to be complete ends the answer; of several, the one that begins first.
-    ends = [n for n in range(1, len(text) + 1) if any(text[:n].endswith(word) for word in stop)]
-    if not ends:
-        assert ("".join(out), stopped) == (text, False)
-        return
-    seen = text[: ends[0]]
-    expected = seen[: min(seen.find(word) for word in stop if word in seen)]
-    assert ("".join(out), stopped) == (expected, True)
+class Pieces:
+    """Every token is one given piece of UTF-8, however characters are cut."""
+
+    def __init__(self, pieces):
+        self.pieces = pieces
+
+    def decode(self, ids, **_):
+        return b"".join(self.pieces[i] for i in ids).decode("utf-8", "replace")
 
 
-@settings(deadline=None, max_examples=100)
-@given(text=st.text("ab ", max_size=20))
-def test_a_part_of_a_stop_string_is_never_shown_early(text):
-    detokenizer = Detokenizer(TOKENIZER, ("ab ab",))
+def cut_at_stops(text, stop):
+    """Text before the first stop string to be complete; of several, before the one that begins first."""
+    for end in range(1, len(text) + 1):
+        if starts := [end - len(word) for word in stop if text[:end].endswith(word)]:
+            return text[: min(starts)], True
+    return text, False
+
+
+@st.composite
+def texts_and_stops(draw):
+    """Stop strings mostly out of the text, or they would seldom be met."""
+    text = draw(st.text("ab é😀\ufffd", max_size=14))
+    words = st.builds(
+        lambda start, length, more: text[start : start + length] + more,
+        st.integers(0, 13),
+        st.integers(1, 6),
+        st.sampled_from(["", "", "a"]),
+    )
+    return text, draw(st.lists(words.filter(bool), max_size=4))
+
+
+@settings(deadline=None, max_examples=300)
+@given(case=texts_and_stops(), cuts=st.sets(st.integers(1, 40)))
+@example(case=(" aa", ["a", " aa"]), cuts=set())
+def test_stop_strings_end_the_text_and_never_leak_however_it_is_cut_into_tokens(case, cuts):
+    text, stop = case
+    raw = text.encode()
+    edges = [0, *sorted(cut for cut in cuts if cut < len(raw)), len(raw)]
+    pieces = [raw[start:end] for start, end in pairwise(edges)]
+    detokenizer = Detokenizer(Pieces(pieces), tuple(stop))
+    expected, stops = cut_at_stops(text, stop)
     shown = ""
-    for token in TOKENIZER.encode(text, add_special_tokens=False):
+    for token in range(len(pieces)):
         shown += detokenizer.push(token)
-        assert "ab ab" not in shown
+        assert expected.startswith(shown)
         if detokenizer.stopped:
-            assert shown == text[: text.find("ab ab")]
-            return
-    assert shown + detokenizer.finish() == text
+            break
+    else:
+        shown += detokenizer.finish()
+    assert (shown, detokenizer.stopped) == (expected, stops)
 
 
 def test_an_unfinished_character_is_shown_at_the_end():

@@ -1,0 +1,113 @@
+"""Log-probabilities in the two shapes of OpenAI's responses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from serve.api.responses import ChatLogprobs, ChatTokenLogprob, CompletionLogprobs, TopLogprob
+from serve.detokenizer import Detokenizer
+from serve.request import TokenLogprob
+
+# JSON has no -inf; OpenAI's API reference writes an excluded token so.
+EXCLUDED = -9999.0
+# Byte-level BPE writes bytes as letters.
+BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
+
+
+class Spelling(NamedTuple):
+    """What a token writes inside a text.
+
+    text: "\ufffd" stands in it for parts of characters. raw: its UTF-8, also where that is a part of a
+    character; None where the tokenizer writes its pieces in no known way.
+    """
+
+    text: str
+    raw: bytes | None
+
+    @property
+    def name(self) -> str:
+        """As OpenAI's completions name parts of characters, which would all be one name otherwise."""
+        if "\ufffd" not in self.text or self.raw is None:
+            return self.text
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.raw)
+
+
+# The likeliest tokens are mostly the same few, and decoding twenty a step would hold up other streams.
+@lru_cache(maxsize=1 << 16)
+def spelling(tokenizer: Any, token: int) -> Spelling:
+    """How ``tokenizer`` spells a token id."""
+    text: str = tokenizer.decode([token])
+    # A second time, because some tokenizers drop the space before the first word of a text.
+    twice: str = tokenizer.decode([token, token])
+    if "\ufffd" not in twice:
+        text = twice[len(text) :] if twice.startswith(text) else text
+        return Spelling(text, text.encode())
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    if byte := re.fullmatch("<0x([0-9A-F]{2})>", piece):
+        return Spelling(text, bytes.fromhex(byte[1]))
+    if all(letter in BYTES for letter in piece):
+        return Spelling(text, bytes(BYTES[letter] for letter in piece))
+    return Spelling(text, None)
+
+
+def chat_logprobs(tokenizer: Any, found: Sequence[TokenLogprob]) -> ChatLogprobs | None:
+    """``found`` as a chat choice's ``logprobs``; None where there are none."""
+    if not found:
+        return None
+
+    def entry(token: int, logprob: float) -> dict[str, Any]:
+        text, raw = spelling(tokenizer, token)
+        return {
+            "token": text,
+            "logprob": max(logprob, EXCLUDED),
+            "bytes": None if raw is None else list(raw),
+        }
+
+    content = [
+        ChatTokenLogprob(
+            **entry(one.token_id, one.logprob), top_logprobs=[TopLogprob(**entry(*top)) for top in one.top]
+        )
+        for one in found
+    ]
+    return ChatLogprobs(content=content, refusal=None)
+
+
+class CompletionLogprobsForm:
+    """Log-probabilities of one completion, which may come piece by piece."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        # Lengths of single tokens' texts would not add up where a character has several tokens.
+        self.text = Detokenizer(tokenizer)
+        self.offset = 0
+
+    def of(self, found: Sequence[TokenLogprob]) -> CompletionLogprobs | None:
+        """The next tokens as a choice's ``logprobs``; None where there are none.
+
+        A token that ends inside a character begins where the character does.
+        """
+        if not found:
+            return None
+        return CompletionLogprobs(
+            tokens=[spelling(self.tokenizer, one.token_id).name for one in found],
+            token_logprobs=[max(one.logprob, EXCLUDED) for one in found],
+            top_logprobs=[self._likeliest(one) for one in found],
+            text_offset=list(self._offsets(found)),
+        )
+
+    def _offsets(self, found: Sequence[TokenLogprob]) -> Iterable[int]:
+        for one in found:
+            yield self.offset
+            self.offset += len(self.text.push(one.token_id))
+
+    def _likeliest(self, one: TokenLogprob) -> dict[str, float]:
+        likeliest: dict[str, float] = {}
+        # The first of a name is the likeliest of it; the token itself comes last and may be there.
+        for token, logprob in (*one.top, (one.token_id, one.logprob)):
+            likeliest.setdefault(spelling(self.tokenizer, token).name, max(logprob, EXCLUDED))
+        return likeliest

@@ -1,0 +1,89 @@
+"""What a request asks of the sampler reaches it through the engine, and harms no neighbour."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import torch
+
+from serve.engine import Engine
+from serve.job import EngineError
+from serve.mixture import MixtureModel
+from serve.request import GenerationRequest, SamplingParams, Target
+from serve.settings import EngineSettings
+from tests import tiny
+
+FATAL = 42
+
+
+@pytest.fixture
+def engine(zoo):
+    z = zoo("adapter", "llama")
+    mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
+    settings = EngineSettings(max_model_len=64, slots=3)
+    made = Engine(mixture, tiny.tokenizer(), settings, name="tiny", scalings=z.bundle.scalings).start()
+    yield made
+    made.stop()
+
+
+def request(tokens=8, **params):
+    prompt = [token for token in tiny.prompt(1, 8) if token != FATAL]
+    return GenerationRequest(prompt, SamplingParams(tokens, ignore_eos=True, **params), Target("static"))
+
+
+def events(engine, *requests):
+    async def one(asked):
+        try:
+            return [event async for event in engine.stream(asked)]
+        except EngineError as error:
+            return error
+
+    async def every():
+        return await asyncio.gather(*map(one, requests))
+
+    return asyncio.run(every())
+
+
+def test_penalties_see_the_tokens_of_the_answer(engine):
+    plain, varied = engine.generate([request(20), request(20, presence_penalty=1000.0)])
+    assert len(set(varied.token_ids)) == 20 > len(set(plain.token_ids))
+
+
+def test_the_repetition_penalty_sees_the_prompt(engine):
+    asked = request(5, repetition_penalty=1e6, logit_bias={t: 50.0 for t in range(97)})
+    answer = engine.generate([asked])[0]
+    assert not set(answer.token_ids) & set(asked.prompt)
+
+
+def test_each_event_carries_the_log_probability_of_its_token(engine):
+    found, other = events(engine, request(logprobs=2), request())
+    for event in found:
+        (token,), (logprob,) = event.token_ids, event.logprobs
+        assert logprob.token_id == token == logprob.top[0][0]
+        assert logprob.logprob == logprob.top[0][1] >= logprob.top[1][1]
+    assert all(event.logprobs == () for event in other)
+
+
+def test_choices_of_a_seeded_request_repeat_beside_any_neighbours(engine):
+    asked = request(temperature=1.0, seed=3, top_k=20, min_p=0.01).choices(3)
+    together = [answer.token_ids for answer in engine.generate(asked)]
+    assert together == [engine.generate([one])[0].token_ids for one in asked]
+    assert len(set(together)) == 3
+
+
+def test_a_row_of_broken_numbers_ends_its_own_request_only(engine, monkeypatch):
+    forward = engine.mixture.model.forward
+
+    def breaking(*args, input_ids, **kwargs):
+        output = forward(*args, input_ids=input_ids, **kwargs)
+        output.logits[(input_ids == FATAL).any(-1)] = float("nan")
+        return output
+
+    calm = request(logit_bias={FATAL: -100.0})
+    expected = engine.generate([calm])[0].token_ids
+    monkeypatch.setattr(engine.mixture.model, "forward", breaking)
+    first, guilty, last = events(engine, calm, request(logit_bias={FATAL: 100.0}), calm)
+    assert isinstance(guilty, EngineError)
+    for answer in (first, last):
+        assert tuple(token for event in answer for token in event.token_ids) == expected
