@@ -71,7 +71,8 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
     """What the client is told about ``error``.
 
     Bad input is a 400. What the engine could not finish is a 503, which clients send again, or a 504
-    where it was too late. The rest is our fault: it is logged under the request id, and the client gets no internals.
+    where it was too late. The rest is our fault: it is logged under the request id, and the client
+    gets no internals.
     """
     if isinstance(error, ApiError):
         return error

@@ -13,23 +13,23 @@ from serve.mixture import MixtureModel
 from serve.request import GenerationRequest, SamplingParams, Target
 from serve.settings import EngineSettings
 from tests import tiny
-
-FATAL = 42
+from tests.serve.packed import COSTS
 
 
 @pytest.fixture
 def engine(zoo):
     z = zoo("adapter", "llama")
     mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
-    settings = EngineSettings(max_model_len=64, slots=3)
+    settings = EngineSettings(max_model_len=64, slots=3, costs=COSTS)
     made = Engine(mixture, tiny.tokenizer(), settings, name="tiny", scalings=z.bundle.scalings).start()
     yield made
     made.stop()
 
 
 def request(tokens=8, **params):
-    prompt = [token for token in tiny.prompt(1, 8) if token != FATAL]
-    return GenerationRequest(prompt, SamplingParams(tokens, ignore_eos=True, **params), Target("static"))
+    return GenerationRequest(
+        tiny.prompt(1, 8), SamplingParams(tokens, ignore_eos=True, **params), Target("static")
+    )
 
 
 def events(engine, *requests):
@@ -70,20 +70,3 @@ def test_choices_of_a_seeded_request_repeat_beside_any_neighbours(engine):
     together = [answer.token_ids for answer in engine.generate(asked)]
     assert together == [engine.generate([one])[0].token_ids for one in asked]
     assert len(set(together)) == 3
-
-
-def test_a_row_of_broken_numbers_ends_its_own_request_only(engine, monkeypatch):
-    forward = engine.mixture.model.forward
-
-    def breaking(*args, input_ids, **kwargs):
-        output = forward(*args, input_ids=input_ids, **kwargs)
-        output.logits[(input_ids == FATAL).any(-1)] = float("nan")
-        return output
-
-    calm = request(logit_bias={FATAL: -100.0})
-    expected = engine.generate([calm])[0].token_ids
-    monkeypatch.setattr(engine.mixture.model, "forward", breaking)
-    first, guilty, last = events(engine, calm, request(logit_bias={FATAL: 100.0}), calm)
-    assert isinstance(guilty, EngineError)
-    for answer in (first, last):
-        assert tuple(token for event in answer for token in event.token_ids) == expected

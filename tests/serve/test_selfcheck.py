@@ -35,8 +35,21 @@ def made(family):
 # Rotary, learned and offset positions; grouped queries; soft caps; windows; sinks; routed experts.
 @pytest.mark.parametrize(
     "family",
-    ["llama", "gpt2", "opt", "phi3", "qwen3", "gemma2", "gemma3_text", "mistral", "cohere2", "persimmon"]
-    + ["gpt_neox", "mixtral", "gpt_oss"],
+    [
+        "llama",
+        "gpt2",
+        "opt",
+        "phi3",
+        "qwen3",
+        "gemma2",
+        "gemma3_text",
+        "mistral",
+        "cohere2",
+        "persimmon",
+        "gpt_neox",
+        "mixtral",
+        "gpt_oss",
+    ],
 )
 def test_packed_requests_get_the_decoders_own_logits(family):
     check(made(family))
@@ -73,7 +86,7 @@ def test_attention_with_something_unknown_is_refused(monkeypatch):
     forward = attention.forward
     attention.forward = lambda *args, **kwargs: forward(*args, **kwargs, head_mask=torch.ones(4))
     try:
-        with pytest.raises(InputError, match="cannot share a batch .attention with head_mask."):
+        with pytest.raises(InputError, match=r"cannot share a batch .+attention with head_mask"):
             check(model)
     finally:
         logging.getLogger("serve.runner").disabled = False
