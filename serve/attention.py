@@ -99,21 +99,25 @@ def attending(aim: Aim) -> Iterator[None]:
         _current.aim = None
 
 
-@contextmanager
-def slots_in(model: PreTrainedModel) -> Iterator[None]:
-    """Forward passes of ``model`` inside use the attention over slots.
+class Switch:
+    """Turns a model's attention over slots on and off."""
 
-    Outside, whoever else uses the model, the router above all, finds it as it was.
-    """
-    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    kept = [(config, config._attn_implementation_internal) for config in configs.values()]
-    try:
-        for config, _ in kept:
-            config._attn_implementation_internal = NAME
-        yield
-    finally:
-        for config, implementation in kept:
-            config._attn_implementation_internal = implementation
+    def __init__(self, model: PreTrainedModel) -> None:
+        found = (getattr(module, "config", None) for module in model.modules())
+        self._configs = list({id(config): config for config in found if config is not None}.values())
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Forward passes inside use it. Outside, whoever else uses the model, the router above all,
+        finds it as it was."""
+        kept = [config._attn_implementation_internal for config in self._configs]
+        try:
+            for config in self._configs:
+                config._attn_implementation_internal = NAME
+            yield
+        finally:
+            for config, implementation in zip(self._configs, kept, strict=True):
+                config._attn_implementation_internal = implementation
 
 
 def check_attention(model: PreTrainedModel) -> None:

@@ -18,6 +18,8 @@ from serve.mixture import MixtureModel
 # Enough banks to see memory and not only a cache, few enough to start quickly.
 MOST_BANKS = 32
 REPEATS = 3
+# Bytes that push everything else out of the caches of today's processors.
+CACHE = 256 * 2**20
 # Tokens of the timed passes of the plain model; a slow machine stops at the first that takes long.
 BASE_TOKENS = (1, 4, 16, 64)
 LONG = 1.0
@@ -180,8 +182,14 @@ def _base(mixture: MixtureModel, device: torch.device) -> dict[int, float]:
 
 
 def _time(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the best of a few runs, none of which finds its data in a cache: between two uses of
+    a layer's factors, a pass reads all the others."""
     best = float("inf")
+    flush = torch.ones(CACHE // 4, device=device)
     for _ in range(REPEATS):
+        flush.add_(1.0)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         started = time.perf_counter()
         run()
         if device.type == "cuda":

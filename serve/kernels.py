@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Weights = tuple[float, ...]
 """g of compress.compose, one number an expert."""
+Hidden = Sequence[Sequence[Tensor]]
+"""What members share: for each product of a kernel, each member's columns of it."""
 
 
 @dataclass
@@ -36,6 +40,38 @@ class Bank:
     columns: list[Tensor]
     owner: Tensor
     rank: int | None
+
+    # Views that every pass would otherwise make anew: on small matrices that costs as much as the sums.
+
+    @cached_property
+    def down(self) -> list[Tensor]:
+        """Each expert's A transposed, [d_in, ranks in all members]."""
+        return [self.A[span].T for span in self.spans]
+
+    @cached_property
+    def up(self) -> list[list[Tensor]]:
+        """``up[m][k]``: expert k's B [ranks, d_out] in member m."""
+        return [[b[ranks] for ranks in rows] for b, rows in zip(self.B, self.members, strict=True)]
+
+    @cached_property
+    def sizes(self) -> list[list[int]]:
+        """``sizes[k][m]``: ranks of expert k in member m."""
+        return [[rows[k].stop - rows[k].start for rows in self.local] for k in range(len(self.spans))]
+
+    def between(self, low: int, high: int) -> tuple[Tensor, list[Tensor]]:
+        """A transposed [experts, d_in, members * rank] and each member's B [experts, rank, d_out] of
+        experts ``low`` to ``high``, in a bank of one rank."""
+        found = self._between.get((low, high))
+        if found is None:
+            experts = len(self.spans)
+            a = self.A.view(experts, -1, self.A.shape[1])[low:high].transpose(1, 2)
+            b = [one.view(experts, self.rank or 0, -1)[low:high] for one in self.B]
+            found = self._between[low, high] = a, b
+        return found
+
+    @cached_property
+    def _between(self) -> dict[tuple[int, int], tuple[Tensor, list[Tensor]]]:
+        return {}
 
     @classmethod
     def of(cls, parts: Sequence[Sequence[tuple[Tensor, Tensor] | None]]) -> Bank:
@@ -82,11 +118,11 @@ class Bank:
 class Kernel(Protocol):
     """Adds the deltas of some tokens of a batch; a bank's members share what ``shrink`` gives."""
 
-    def shrink(self, bank: Bank, x: Tensor) -> list[Tensor]:
+    def shrink(self, bank: Bank, x: Tensor) -> Hidden:
         """``A x`` of x [tokens, d_in], in the form that ``expand`` wants."""
         ...
 
-    def expand(self, bank: Bank, m: int, hidden: list[Tensor], y: Tensor) -> None:
+    def expand(self, bank: Bank, m: int, hidden: Hidden, y: Tensor) -> None:
         """Add member m's deltas to y [tokens, d_out], in place."""
         ...
 
@@ -98,16 +134,17 @@ class Sliced:
     span: slice
     experts: tuple[tuple[int, float], ...]
 
-    def shrink(self, bank: Bank, x: Tensor) -> list[Tensor]:
-        own = x[self.span]
-        return [own @ bank.A[bank.spans[k]].T for k, _ in self.experts]
+    def shrink(self, bank: Bank, x: Tensor) -> Hidden:
+        own = _rows(x, self.span)
+        if len(bank.B) == 1:
+            return [(own @ bank.down[k],) for k, _ in self.experts]
+        return [(own @ bank.down[k]).split(bank.sizes[k], 1) for k, _ in self.experts]
 
-    def expand(self, bank: Bank, m: int, hidden: list[Tensor], y: Tensor) -> None:
-        own = y[self.span]
-        for (k, weight), h in zip(self.experts, hidden, strict=True):
-            ranks = bank.members[m][k]
-            if ranks.stop > ranks.start:
-                own.addmm_(h[:, bank.local[m][k]], bank.B[m][ranks], alpha=weight)
+    def expand(self, bank: Bank, m: int, hidden: Hidden, y: Tensor) -> None:
+        own = _rows(y, self.span)
+        for (k, weight), members in zip(self.experts, hidden, strict=True):
+            if bank.sizes[k][m]:
+                own.addmm_(members[m], bank.up[m][k], alpha=weight)
 
 
 @dataclass(frozen=True)
@@ -117,22 +154,18 @@ class Stacked:
     span: slice
     g: Tensor
 
-    def shrink(self, bank: Bank, x: Tensor) -> list[Tensor]:
-        hidden = x[self.span] @ bank.A.T
-        if bank.rank is not None:
-            hidden.view(len(hidden), self.g.shape[1], -1).mul_(self.g[:, :, None])
-        else:
+    def shrink(self, bank: Bank, x: Tensor) -> Hidden:
+        hidden = F.linear(_rows(x, self.span), bank.A)
+        if bank.rank is None:
             hidden.mul_(self.g[:, bank.owner])
-        return [hidden]
+            return [tuple(hidden[:, columns] for columns in bank.columns) if len(bank.B) > 1 else (hidden,)]
+        experts = hidden.view(len(hidden), self.g.shape[1], -1).mul_(self.g[:, :, None])
+        if len(bank.B) == 1:
+            return [(hidden,)]
+        return [tuple(part.reshape(len(hidden), -1) for part in experts.split(bank.rank, 2))]
 
-    def expand(self, bank: Bank, m: int, hidden: list[Tensor], y: Tensor) -> None:
-        (h,) = hidden
-        if len(bank.B) > 1:
-            if bank.rank is not None:
-                h = h.view(len(h), -1, len(bank.B), bank.rank)[:, :, m].reshape(len(h), -1)
-            else:
-                h = h[:, bank.columns[m]]
-        y[self.span].addmm_(h, bank.B[m])
+    def expand(self, bank: Bank, m: int, hidden: Hidden, y: Tensor) -> None:
+        _rows(y, self.span).addmm_(hidden[0][m], bank.B[m])
 
 
 @dataclass(frozen=True)
@@ -185,18 +218,20 @@ class Grouped:
             tuple(returns),
         )
 
-    def shrink(self, bank: Bank, x: Tensor) -> list[Tensor]:
-        experts = self.high - self.low
-        own = x[self.span].index_select(0, self.places).view(experts, -1, x.shape[1])
-        a = bank.A.view(len(bank.spans), -1, bank.A.shape[1])[self.low : self.high]
-        hidden = torch.bmm(own, a.transpose(1, 2))
-        return [hidden if self.weight is None else hidden.mul_(self.weight)]
+    def shrink(self, bank: Bank, x: Tensor) -> Hidden:
+        own = _rows(x, self.span).index_select(0, self.places).view(self.high - self.low, -1, x.shape[1])
+        hidden = torch.bmm(own, bank.between(self.low, self.high)[0])
+        if self.weight is not None:
+            hidden.mul_(self.weight)
+        return [hidden.split(bank.rank or 0, 2) if len(bank.B) > 1 else (hidden,)]
 
-    def expand(self, bank: Bank, m: int, hidden: list[Tensor], y: Tensor) -> None:
-        assert bank.rank is not None
-        b = bank.B[m].view(len(bank.spans), bank.rank, -1)[self.low : self.high]
-        inner = hidden[0][:, :, m * bank.rank : (m + 1) * bank.rank]
-        found = torch.bmm(inner, b).flatten(0, 1)
-        own = y[self.span]
+    def expand(self, bank: Bank, m: int, hidden: Hidden, y: Tensor) -> None:
+        found = torch.bmm(hidden[0][m], bank.between(self.low, self.high)[1][m]).flatten(0, 1)
+        own = _rows(y, self.span)
         for start, places in self.returns:
-            own[start:].add_(found.index_select(0, places))
+            (own[start:] if start else own).add_(found.index_select(0, places))
+
+
+def _rows(packed: Tensor, span: slice) -> Tensor:
+    """``packed[span]``; the whole itself where the span is all of it."""
+    return packed if span.start in (0, None) and span.stop in (None, len(packed)) else packed[span]

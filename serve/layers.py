@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from serve.kernels import Bank, Kernel
+from serve.kernels import Bank, Hidden, Kernel
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Group:
     current: Pass
     bank: Bank
     _input: Tensor | None = None
-    _hidden: list[list[Tensor]] = field(default_factory=list)
+    _hidden: list[Hidden] = field(default_factory=list)
 
     def add(self, m: int, x: Tensor, y: Tensor) -> None:
         """Add member m's deltas for inputs x [..., d_in] to y [..., d_out], in place."""

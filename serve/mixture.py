@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress.bundle import Bundle
@@ -95,28 +96,32 @@ class MixtureModel:
     @contextmanager
     def composed(self, weights: dict[str, Tensor]) -> Iterator[None]:
         """Forward passes inside use these weights (from ``compose``) for every token."""
-        owners = [owner for name in weights for owner in self._owners(name)]
-        kept = [module._parameters[leaf] for _, module, leaf in owners]
+        kept = [parameters[leaf] for _, parameters, leaf in self._owners]
         try:
-            for name, module, leaf in owners:
-                module._parameters[leaf] = weights[name]  # type: ignore[assignment]
+            for name, parameters, leaf in self._owners:
+                parameters[leaf] = weights[name]
             yield
         finally:
-            for (_, module, leaf), parameter in zip(owners, kept, strict=True):
-                module._parameters[leaf] = parameter
+            for (_, parameters, leaf), parameter in zip(self._owners, kept, strict=True):
+                parameters[leaf] = parameter
 
     def g(self, rows: Sequence[Weights]) -> Tensor:
         """Weights of the experts' factors as a tensor in the model's own dtype and place."""
         like = next(self.model.parameters())
         return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
-    def _owners(self, name: str) -> list[tuple[str, nn.Module, str]]:
-        known: tuple[Parameter, Any] = self._places.get(name) or self._vectors[name]
-        parameter = known[0]
-        leaf = name.rpartition(".")[2]
-        owners = [(name, self.model.get_submodule(parameter.module), leaf)]
-        if parameter.tied_head:
-            owners.append((name, self.model.get_submodule(parameter.tied_head), "weight"))
+    @cached_property
+    def _owners(self) -> list[tuple[str, dict[str, Any], str]]:
+        """Every place that holds a parameter which experts change: (name, a module's own parameters,
+        leaf). A tied head is a second place of its embedding's."""
+        owners = []
+        for name, (parameter, _) in (*self._places.items(), *self._vectors.items()):
+            leaf = name.rpartition(".")[2]
+            modules = [
+                (parameter.module, leaf),
+                *([(tied, "weight")] if (tied := parameter.tied_head) else []),
+            ]
+            owners += [(name, self.model.get_submodule(m)._parameters, leaf) for m, leaf in modules]
         return owners
 
 

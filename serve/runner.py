@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from serve.attention import check_attention, slots_in
+from serve.attention import Switch, check_attention
 from serve.kernels import Weights
 from serve.kvcache import Segment, SlotCache
 from serve.mixture import MixtureModel
@@ -33,6 +33,7 @@ class Runner:
     def __init__(self, mixture: MixtureModel, cache: SlotCache, planner: Planner) -> None:
         check_attention(mixture.model)
         self.mixture, self.cache, self.planner = mixture, cache, planner
+        self._slots = Switch(mixture.model)
         self._device = next(mixture.model.parameters()).device
 
     def run(self, work: Sequence[Work]) -> list[Tensor | Exception | None]:
@@ -88,7 +89,7 @@ class Runner:
                 ends.append(at - 1)
         with (
             self.cache.running(segments, self._device),
-            slots_in(self.mixture.model),
+            self._slots.on(),
             self.planner.apply(part, items, wanted),
         ):
             output = self.mixture.model(
