@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -30,7 +30,7 @@ from compress.parameters import read_config
 def main(
     model: Annotated[Model, typer.Option(help="Whose bundle.")] = NAMES[0],
     experts: Annotated[int, typer.Option(min=1, help="Experts of the wide model.")] = 8,
-    kind: Annotated[list[Kind] | None, typer.Option(help="Mixtures; default: every kind.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(KINDS)}; default: all.")] = None,
     lengths: Annotated[Lengths, typer.Option(help="Of prompts and answers.")] = "equal",
     arrivals: Annotated[Arrivals, typer.Option(help="When requests come.")] = "together",
     gap: Annotated[float, typer.Option(help="Mean seconds between staggered arrivals.")] = 0.25,
@@ -47,9 +47,8 @@ def main(
     result: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
 ) -> None:
     """Print tokens a second of every contender on every kind of mixtures."""
-    names = contender or list(CONTENDERS)
-    if unknown := [name for name in names if name not in CONTENDERS]:
-        raise typer.BadParameter(f"unknown contender {unknown[0]!r}; known: {', '.join(CONTENDERS)}")
+    names = known(contender, list(CONTENDERS))
+    kinds = known(kind, list(KINDS))
     disable_progress_bar()
     torch.set_num_threads(threads)
     opened = bundle(model, folder, experts)
@@ -58,7 +57,7 @@ def main(
         one: workload(
             opened.tasks,
             vocabulary,
-            kind=one,
+            kind=cast(Kind, one),
             lengths=lengths,
             arrivals=arrivals,
             requests=requests,
@@ -66,7 +65,7 @@ def main(
             new_tokens=new_tokens,
             gap=gap,
         )
-        for one in kind or KINDS
+        for one in kinds
     }
     longest = max(len(r.prompt) + r.new_tokens for one in workloads.values() for r in one)
     setting = Setting(opened, folder, slots, threads, longest, vllm_python, llamacpp_python)
@@ -98,6 +97,13 @@ def main(
         }
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def known(chosen: list[str] | None, names: list[str]) -> list[str]:
+    """``chosen``, or all. Raises BadParameter for a name that is none."""
+    if unknown := [name for name in chosen or [] if name not in names]:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(names)}")
+    return chosen or names
 
 
 def table(names: list[str], figures: dict[str, dict[str, Figures]], failures: dict[str, str]) -> None:
