@@ -1,0 +1,88 @@
+"""The near side of a peer in a Python environment of its own (see worker.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.engine.protocol import Answers, Result, Workload
+
+ROOT = Path(__file__).parents[3]
+# Loading compiles kernels in some peers; a peer that hangs must not hold up the others for ever.
+LOAD_LIMIT, RUN_LIMIT = 900.0, 1800.0
+
+
+class PeerError(Exception):
+    """A peer did not start or did not answer; says why."""
+
+
+class Process:
+    """A peer as a process that loads once and runs many workloads."""
+
+    def __init__(
+        self, name: str, answers: Answers, python: Path, module: str, options: dict[str, Any], log: Path
+    ) -> None:
+        self.name, self.answers, self.log = name, answers, log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        threads = str(options["threads"])
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
+        with log.open("w") as errors:
+            try:
+                self.process = subprocess.Popen(
+                    [str(python), "-m", module, json.dumps(options)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    cwd=ROOT,
+                    env=environment,
+                )
+            except OSError as error:
+                raise PeerError(f"{python} cannot be run: {error.strerror}") from error
+        try:
+            self.version: str = self._answer(LOAD_LIMIT)["version"]
+        except PeerError:
+            self.close()
+            raise
+
+    def run(self, workload: Workload) -> Result:
+        """Raises PeerError with what the peer says."""
+        assert self.process.stdin is not None
+        try:
+            print(json.dumps([asdict(request) for request in workload]), file=self.process.stdin, flush=True)
+        except OSError as error:
+            raise PeerError(f"the process has ended; see {self.log}") from error
+        return Result(**self._answer(RUN_LIMIT)["result"])
+
+    def _answer(self, limit: float) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        # Killing it ends the reading, which has no time limit of its own.
+        timer = threading.Timer(limit, self.process.kill)
+        timer.start()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        if not line:
+            raise PeerError(f"the process ended with {self.process.wait()}: {self._last_words()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise PeerError(f"{answer['error']} (see {self.log})")
+        return answer
+
+    def _last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1]} (see {self.log})" if lines else "it said nothing"
+
+    def close(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
