@@ -48,7 +48,7 @@ class Steps:
         self._expire()
         if self.unrouted:
             self._route()
-        while (entry := self.scheduler.admit()) is not None:
+        while not self._about_to_be_known() and (entry := self.scheduler.admit()) is not None:
             self._begin(entry)
         step = self.scheduler.plan()
         if not step:
@@ -133,6 +133,21 @@ class Steps:
             job.weights = self.chooser.weights(job.routing.mixture)
             self.unrouted.remove(job)
             self.scheduler.add(job.entry)
+
+    def _about_to_be_known(self) -> bool:
+        """Whether the next prompt is being prefilled right now, as when a request asks for several
+        choices: waiting until it is remembered costs less than prefilling it again."""
+        if not self.prefixes.budget or not self.scheduler.waiting:
+            return False
+        job = self.scheduler.waiting[0].payload
+        if len(job.request.prompt) <= self.prefixes.block:
+            return False
+        return any(
+            entry.state is State.PREFILL
+            and entry.payload.request.prompt == job.request.prompt
+            and self._root(entry.payload) == self._root(job)
+            for entry in self.scheduler.running
+        )
 
     def _begin(self, entry: Entry[Job]) -> None:
         job = entry.payload

@@ -13,6 +13,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,13 +97,13 @@ def measure(
     weights = {kind: g([MIXTURES[kind](tasks, i, chooser) for i in range(rows)]) for kind in KINDS}
     cache = SlotCache(mixture.model.config)
     cache.reserve(rows, length + 1, rows * 2 * (length + 64))
-    turns: dict[Kind, Callable[[], Any]] = {}
+    turns: dict[str, Callable[[], Any]] = {}
     for kind, mixtures in weights.items():
         planner = Planner(mixture, costs, 2 * mixture.parameter_bytes)
         planner.pin(weights["static"][0])
         runner = Runner(mixture, cache, planner)
         work = [Work(Segment(i, length, [100 + i]), one, True) for i, one in enumerate(mixtures)]
-        turns[kind] = lambda runner=runner, work=work: runner.run(work)
+        turns[kind] = partial(runner.run, work)
     seconds: dict[str, list[float]] = {kind: [] for kind in turns}
     with torch.inference_mode():
         for _ in range(20):  # homogeneous rows pay for their copy before it is timed

@@ -70,3 +70,10 @@ def test_choices_of_a_seeded_request_repeat_beside_any_neighbours(engine):
     together = [answer.token_ids for answer in engine.generate(asked)]
     assert together == [engine.generate([one])[0].token_ids for one in asked]
     assert len(set(together)) == 3
+
+
+def test_choices_prefill_their_prompt_once(engine):
+    asked = GenerationRequest(tiny.prompt(1, 50), SamplingParams(4, temperature=1.0, seed=1), Target("static"))
+    answers = engine.generate(asked.choices(5))
+    assert (engine.prefixes.hits, engine.prefixes.misses) == (4 * 32, 50 + 4 * 18)
+    assert [a.token_ids for a in answers] == [engine.generate([o])[0].token_ids for o in asked.choices(5)]
