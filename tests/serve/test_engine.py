@@ -263,6 +263,7 @@ def test_numbers_that_overflow_end_their_own_request_and_leave_nothing_behind(en
         good, failed = each(engine, [request(tokens=20), bad])
         assert good.token_ids == clean.token_ids
         assert isinstance(failed, EngineError) and "overflowed" in str(failed)
+    assert all(isinstance(failed, EngineError) for failed in each(engine, [bad, bad]))
     after = each(engine, [request(tokens=20), request(tokens=20)])
     assert [answer.token_ids for answer in after] == [clean.token_ids] * 2
 

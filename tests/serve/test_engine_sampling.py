@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 import torch
@@ -74,6 +75,9 @@ def test_choices_of_a_seeded_request_repeat_beside_any_neighbours(engine):
 
 def test_choices_prefill_their_prompt_once(engine):
     asked = GenerationRequest(tiny.prompt(1, 50), SamplingParams(4, temperature=1.0, seed=1), Target("static"))
+    together = threading.Event()
+    engine._put(together.wait)
+    threading.Timer(0.2, together.set).start()
     answers = engine.generate(asked.choices(5))
     assert (engine.prefixes.hits, engine.prefixes.misses) == (4 * 32, 50 + 4 * 18)
     assert [a.token_ids for a in answers] == [engine.generate([o])[0].token_ids for o in asked.choices(5)]

@@ -98,6 +98,12 @@ def test_the_context_ends_with_its_block_even_after_an_error(zoo):
     assert torch.equal(last_logits(mixture.model, ids), last_logits(z.base, ids))
 
 
+def test_a_pass_keeps_none_of_its_activations(zoo):
+    packed = Packed(zoo("full", "llama"), "stacked")
+    packed.run([packed.work(0, 0, tiny.prompt(1, 9), {"t1": 1.0})])
+    assert all(group._input is None and not group._hidden for group in packed.mixture.groups)
+
+
 def test_sliding_windows_are_exact_beyond_the_window(tmp_path):
     z = full_zoo(tmp_path, "mistral", changes={"sliding_window": 10})
     packed = Packed(z)
