@@ -259,11 +259,13 @@ def test_numbers_that_overflow_end_their_own_request_and_leave_nothing_behind(en
 
     monkeypatch.setattr(embed, "forward", poisoned)
     bad = GenerationRequest([96] * 40, SamplingParams(4), Target("static"))
+    worse = GenerationRequest([96] * 41, SamplingParams(4), Target("static"))
     for _ in range(2):
         good, failed = each(engine, [request(tokens=20), bad])
         assert good.token_ids == clean.token_ids
         assert isinstance(failed, EngineError) and "overflowed" in str(failed)
-    assert all(isinstance(failed, EngineError) for failed in each(engine, [bad, bad]))
+    engine._put(lambda: time.sleep(0.2))  # so that both run, fail and leave in one step
+    assert all(isinstance(failed, EngineError) for failed in each(engine, [bad, worse]))
     after = each(engine, [request(tokens=20), request(tokens=20)])
     assert [answer.token_ids for answer in after] == [clean.token_ids] * 2
 
