@@ -90,10 +90,12 @@ class Shape:
         return 2 * self.banks + 2 * self.members, touched * self.item, 2 * tokens * self.all
 
     def grouped(self, low: int, high: int, most: int, uses: int) -> Work:
-        """Experts ``low`` to ``high``, each with ``most`` places; a token uses up to ``uses``."""
+        """Experts ``low`` to ``high``, each with ``most`` places; a token gathers from ``uses`` of them,
+        0 where tokens stand in their places already."""
         size, places = sum(self.expert[low:high]), most * (high - low)
-        touched = size + places * (2 * self.inputs + 2 * self.outputs)
-        calls = 2 * self.banks + (1 + 2 * uses) * self.members
+        gathered = places * (2 * self.inputs + 2 * self.outputs) if uses else 0
+        touched = size + gathered + places * self.outputs
+        calls = (2 if uses else 1) * self.banks + (1 + 2 * uses) * self.members
         return calls, touched * self.item, 2 * most * size
 
 
@@ -130,13 +132,14 @@ def _cases(mixture: MixtureModel, shape: Shape) -> dict[str, list[tuple[Work, in
             cases["sliced"].append((shape.sliced(tokens, range(used)), tokens, [Sliced(span, weights)]))
         stacked: list[Kernel] = [Stacked(span, like.expand(tokens, experts) * 0.5)]
         cases["stacked"].append((shape.stacked(tokens), tokens, stacked))
-    for tokens, distinct in itertools.product((2, 8, 32), {min(2, experts), experts}):
+    for tokens, distinct in itertools.product((2, 8, 16, 32), {min(2, experts), experts}):
         if not shape.uniform or tokens < distinct:
             continue
-        rows: list[Weights] = [_one_hot(i % distinct, experts) for i in range(tokens)]
-        most = -(-tokens // distinct)
-        kernel = Grouped.of(slice(0, tokens), rows, like)
-        cases["grouped"].append((shape.grouped(0, distinct, most, 1), tokens, [kernel]))
+        for order in (sorted, list):
+            chosen = order(i % distinct for i in range(tokens))
+            kernel = Grouped.of(slice(0, tokens), [_one_hot(k, experts) for k in chosen], like)
+            work = shape.grouped(0, distinct, kernel.most, 0 if kernel.places is None else 1)
+            cases["grouped"].append((work, tokens, [kernel]))
     return cases
 
 

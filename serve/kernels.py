@@ -172,15 +172,17 @@ class Stacked:
 class Grouped:
     """Tokens ``span``, each of which uses a few of the experts ``low`` to ``high``.
 
-    places [experts * most]: which token stands there (any, where none does); weight [experts, most, 1],
-    None where all are 1. For use j, tokens from ``start`` of ``returns[j]`` on find their product in
-    its places. Only for banks of one rank.
+    places [experts * most]: which token stands there (any, where none does), None where tokens stand
+    in their places already, each expert having as many. weight [experts, most, 1], None where all are
+    1. For use j, tokens from ``start`` of ``returns[j]`` on find their product in its places. Only for
+    banks of one rank.
     """
 
     span: slice
     low: int
     high: int
-    places: Tensor
+    most: int
+    places: Tensor | None
     weight: Tensor | None
     returns: tuple[tuple[int, Tensor], ...]
 
@@ -213,21 +215,28 @@ class Grouped:
             span,
             low,
             high,
-            torch.tensor(places, device=like.device),
+            most,
+            None if places == list(range(len(rows))) else torch.tensor(places, device=like.device),
             weight,
             tuple(returns),
         )
 
     def shrink(self, bank: Bank, x: Tensor) -> Hidden:
-        own = _rows(x, self.span).index_select(0, self.places).view(self.high - self.low, -1, x.shape[1])
+        own = _rows(x, self.span)
+        if self.places is not None:
+            own = own.index_select(0, self.places)
+        own = own.view(self.high - self.low, -1, x.shape[1])
         hidden = torch.bmm(own, bank.between(self.low, self.high)[0])
         if self.weight is not None:
             hidden.mul_(self.weight)
         return [hidden.split(bank.rank or 0, 2) if len(bank.B) > 1 else (hidden,)]
 
     def expand(self, bank: Bank, m: int, hidden: Hidden, y: Tensor) -> None:
-        found = torch.bmm(hidden[0][m], bank.between(self.low, self.high)[1][m]).flatten(0, 1)
-        own = _rows(y, self.span)
+        own, b = _rows(y, self.span), bank.between(self.low, self.high)[1][m]
+        if self.places is None:
+            own.view(len(b), -1, b.shape[2]).baddbmm_(hidden[0][m], b)
+            return
+        found = torch.bmm(hidden[0][m], b).flatten(0, 1)
         for start, places in self.returns:
             (own[start:] if start else own).add_(found.index_select(0, places))
 

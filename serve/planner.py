@@ -158,11 +158,8 @@ class Planner:
         at = sum(not any(weights) for weights in singles)
         active = singles[at:]
         few = [weights for weights in active if _used(weights) <= FEW_EXPERTS]
-        ways = []
-        for rows in (few, active[len(few) :]):
-            if rows:
-                ways.append(self._kernels(rows, at))
-                at += len(rows)
+        ways = self._singles(few, active[len(few) :], at)
+        at += len(active)
         for i in order[len(singles) :]:
             item = items[i]
             if any(item.weights):
@@ -171,6 +168,14 @@ class Planner:
         kernels = tuple(kernel for _, kernels in ways for kernel in kernels)
         kind: Literal["factored", "plain"] = "factored" if kernels else "plain"
         return Part(tuple(order), kind, None, kernels, sum(cost for cost, _ in ways))
+
+    def _singles(self, few: list[Weights], many: list[Weights], at: int) -> list[tuple[float, list[Kernel]]]:
+        """Tokens of few experts and of many, each their own way, or all in one, if that is cheaper."""
+        apart = [self._kernels(rows, start) for rows, start in ((few, at), (many, at + len(few))) if rows]
+        if not few or not many:
+            return apart
+        together = self._kernels([*few, *many], at)
+        return [together] if together[0] < sum(cost for cost, _ in apart) else apart
 
     def _kernels(self, rows: list[Weights], at: int) -> tuple[float, list[Kernel]]:
         """The cheapest way for single tokens of these mixtures, which begin at ``at``."""
@@ -189,8 +194,8 @@ class Planner:
         )
         if self.shape.uniform:
             kernel = Grouped.of(span, rows, ways["stacked"][1][0].g)  # type: ignore[attr-defined]
-            most = len(kernel.places) // (kernel.high - kernel.low)
-            work = self.shape.grouped(kernel.low, kernel.high, most, len(kernel.returns))
+            uses = 0 if kernel.places is None else len(kernel.returns)
+            work = self.shape.grouped(kernel.low, kernel.high, kernel.most, uses)
             ways["grouped"] = self.costs.grouped.seconds(work), [kernel]
         if self.mode in ways:
             return ways[self.mode]
@@ -277,4 +282,5 @@ def _used(weights: Weights) -> int:
 
 
 def _rank(weights: Weights) -> tuple[int, Weights]:
-    return _used(weights), weights
+    # By expert, as their factors lie: where each has as many tokens, these then need no gathering.
+    return _used(weights), tuple(-weight for weight in weights)

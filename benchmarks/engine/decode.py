@@ -109,11 +109,11 @@ def measure(
         for _ in range(20):  # homogeneous rows pay for their copy before it is timed
             turns["same"]()
         for number in track(range(steps + 2), description=f"batch {rows}", transient=True):
-            for kind, turn in turns.items():
+            for name, turn in turns.items():
                 started = time.perf_counter()
                 turn()
                 if number > 1:
-                    seconds[kind].append(time.perf_counter() - started)
+                    seconds[name].append(time.perf_counter() - started)
     return {
         "batch": rows,
         "prompt": length,

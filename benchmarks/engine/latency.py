@@ -47,7 +47,7 @@ def main(
     facts: dict[str, Any] = {"bundle": bundle.name, "threads": threads, "prompts": len(messages)}
     screen = Console(highlight=False)
 
-    engine = Engine.open(bundle, EngineSettings(threads=threads, prefix_memory=0, device="cpu"))
+    engine = _open(bundle, threads=threads, prefix_memory=0)
     try:
         waits = asyncio.run(_routing(engine, messages))
     finally:
@@ -56,7 +56,7 @@ def main(
     for name, values in facts["first_token"].items():
         screen.print(f"first token, {name:<24}{values['p50']:7.1f} ms (p95 {values['p95']:.1f})")
 
-    engine = Engine.open(bundle, EngineSettings(threads=threads, device="cpu"))
+    engine = _open(bundle, threads=threads)
     try:
         waits = asyncio.run(_prefixes(engine, messages))
     finally:
@@ -67,9 +67,7 @@ def main(
 
     facts["stall"] = {}
     engines = {
-        step: Engine.open(
-            bundle, EngineSettings(threads=threads, step_tokens=step, prefix_memory=0, device="cpu")
-        )
+        step: _open(bundle, threads=threads, step_tokens=step, prefix_memory=0)
         for step in (LONG_PROMPT, 256, 64)
     }
     try:
@@ -95,6 +93,10 @@ def main(
         )
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _open(bundle: Path, **settings: Any) -> Engine:
+    return Engine.open(bundle, EngineSettings(device="cpu", **settings))
 
 
 async def _routing(engine: Engine, messages: list[tuple[str, Any]]) -> dict[str, list[float]]:

@@ -74,7 +74,9 @@ def test_choices_of_a_seeded_request_repeat_beside_any_neighbours(engine):
 
 
 def test_choices_prefill_their_prompt_once(engine):
-    asked = GenerationRequest(tiny.prompt(1, 50), SamplingParams(4, temperature=1.0, seed=1), Target("static"))
+    asked = GenerationRequest(
+        tiny.prompt(1, 50), SamplingParams(4, temperature=1.0, seed=1), Target("static")
+    )
     together = threading.Event()
     engine._put(together.wait)
     threading.Timer(0.2, together.set).start()

@@ -126,6 +126,21 @@ def test_soft_caps_and_alternating_windows_are_exact(tmp_path):
     assert distance(found, last_logits(z.reference({"t1": 1.0}), ids)) < TOLERANCE
 
 
+def test_tokens_that_stand_in_their_places_need_no_gathering():
+    torch.manual_seed(0)
+    parts = [[(torch.randn(3, 5), torch.randn(3, 4)) for _ in range(4)] for _ in range(2)]
+    bank = Bank.of(parts)
+    rows = [tuple(float(k == i // 2 + 1) for k in range(4)) for i in range(6)]
+    kernel = Grouped.of(slice(1, 7), rows, torch.ones(1))
+    assert kernel.places is None and (kernel.low, kernel.high, kernel.most) == (1, 4, 2)
+    x, y = torch.randn(8, 5), torch.zeros(8, 4)
+    kernel.expand(bank, 1, kernel.shrink(bank, x), y)
+    for i in range(6):
+        a, b = parts[1][i // 2 + 1]
+        torch.testing.assert_close(y[1 + i], x[1 + i] @ a.T @ b)
+    assert not y[0].any() and not y[7].any()
+
+
 @st.composite
 def banks(draw):
     """A bank of random ranks and sizes, rows of random mixtures, and the dense deltas."""

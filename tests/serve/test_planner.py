@@ -117,6 +117,18 @@ def test_the_cheapest_kernel_is_taken(mixture):
         assert kernel(sliced=DEAR, stacked=DEAR, grouped=FREE) == {Grouped}
 
 
+def test_rows_of_few_and_of_many_experts_may_share_a_product(mixture, monkeypatch):
+    monkeypatch.setattr("serve.planner.FEW_EXPERTS", 1)
+    many = tuple(0.1 for _ in range(3))
+    rows = [Item(A, 1), Item(many, 1)]
+
+    def count(**rates):
+        return len(planner_of(mixture, **rates)._factored(rows).kernels)
+
+    assert count(stacked=Rates(call=1e-3, byte=0, flop=0), sliced=DEAR, grouped=DEAR) == 1
+    assert count(stacked=Rates(call=0, byte=0, flop=1e-6), sliced=FREE, grouped=DEAR) == 2
+
+
 def test_experts_that_no_row_uses_are_left_out(mixture):
     planner = planner_of(mixture, mode="sliced")
     (part,) = planner.plan([Item(B, 1), Item(B, 1), Item(ZERO, 1)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import threading
 from dataclasses import asdict
@@ -41,6 +43,7 @@ class Process:
                     text=True,
                     cwd=ROOT,
                     env=environment,
+                    start_new_session=True,
                 )
             except OSError as error:
                 raise PeerError(f"{python} cannot be run: {error.strerror}") from error
@@ -49,20 +52,30 @@ class Process:
         except PeerError:
             self.close()
             raise
+        self._signal(signal.SIGSTOP)
 
     def run(self, workload: Workload) -> Result:
         """Raises PeerError with what the peer says."""
         assert self.process.stdin is not None
+        self._signal(signal.SIGCONT)
         try:
             print(json.dumps([asdict(request) for request in workload]), file=self.process.stdin, flush=True)
         except OSError as error:
             raise PeerError(f"the process has ended; see {self.log}") from error
-        return Result(**self._answer(RUN_LIMIT)["result"])
+        try:
+            return Result(**self._answer(RUN_LIMIT)["result"])
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Some peers poll, or let their threads spin, while others have their turn.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
     def _answer(self, limit: float) -> dict[str, Any]:
         assert self.process.stdout is not None
         # Killing it ends the reading, which has no time limit of its own.
-        timer = threading.Timer(limit, self.process.kill)
+        timer = threading.Timer(limit, self._signal, [signal.SIGKILL])
         timer.start()
         line = self.process.stdout.readline()
         timer.cancel()
@@ -79,10 +92,11 @@ class Process:
 
     def close(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
+        self._signal(signal.SIGCONT)
         self.process.stdin.close()
         try:
             self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self._signal(signal.SIGKILL)
             self.process.wait()
         self.process.stdout.close()
