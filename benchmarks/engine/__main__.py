@@ -90,6 +90,7 @@ def main(
             "rounds": count,
             "machine": platform.machine(),
             "versions": {one.name: getattr(one, "version", None) for one in contenders},
+            "peak_memory": {one.name: getattr(one, "peak", None) for one in contenders},
             "not_run": failures,
             "figures": {
                 name: {who: one.facts() for who, one in row.items()} for name, row in figures.items()

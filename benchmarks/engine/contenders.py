@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,7 @@ from typing import Any
 
 from benchmarks.engine.ggufs import convert
 from benchmarks.engine.models import RANK
-from benchmarks.engine.ours import Ours
-from benchmarks.engine.peers.generate import Generate
-from benchmarks.engine.peers.peft import Peft
 from benchmarks.engine.peers.process import PeerError, Process
-from benchmarks.engine.peers.reference import Reference
 from benchmarks.engine.protocol import Answers, Contender
 from compress.bundle import Bundle
 from compress.loading import first_line
@@ -31,6 +28,13 @@ class Setting:
     max_len: int
     vllm_python: Path | None = None
     llamacpp_python: Path | None = None
+
+
+def own(setting: Setting, name: str, answers: Answers) -> Contender:
+    """One that runs in this environment."""
+    options = _options(setting) | {"contender": name, "bundle": str(setting.bundle.path.resolve())}
+    module = "benchmarks.engine.peers.own"
+    return Process(name, answers, Path(sys.executable), module, options, _log(setting, name))
 
 
 def vllm(setting: Setting, name: str, *, lora: bool, compiled: bool) -> Contender:
@@ -73,10 +77,10 @@ def _log(setting: Setting, name: str) -> Path:
 
 
 CONTENDERS: dict[str, Callable[[Setting, str], Contender]] = {
-    "twinserve": lambda s, _: Ours(s.bundle, s.slots, s.threads, s.max_len),
-    "generate": lambda s, _: Generate(s.bundle, s.slots),
-    "peft": lambda s, _: Peft(s.bundle, s.slots),
-    "reference": lambda s, _: Reference(s.bundle, s.slots),
+    "twinserve": lambda s, name: own(s, name, "any mixture"),
+    "generate": lambda s, name: own(s, name, "one model"),
+    "peft": lambda s, name: own(s, name, "one expert"),
+    "reference": lambda s, name: own(s, name, "any mixture"),
     # With LoRA vLLM compiles nothing on a CPU (its platform sets that mode to none), so there is one of it.
     "vllm": lambda s, name: vllm(s, name, lora=True, compiled=False),
     "vllm-base": lambda s, name: vllm(s, name, lora=False, compiled=False),

@@ -24,12 +24,13 @@ class PeerError(Exception):
 
 
 class Process:
-    """A peer as a process that loads once and runs many workloads."""
+    """A peer as a process that loads once and runs many workloads. peak: bytes of memory it has held."""
 
     def __init__(
         self, name: str, answers: Answers, python: Path, module: str, options: dict[str, Any], log: Path
     ) -> None:
         self.name, self.answers, self.log = name, answers, log
+        self.peak: int | None = None
         log.parent.mkdir(parents=True, exist_ok=True)
         threads = str(options["threads"])
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
@@ -63,7 +64,9 @@ class Process:
         except OSError as error:
             raise PeerError(f"the process has ended; see {self.log}") from error
         try:
-            return Result(**self._answer(RUN_LIMIT)["result"])
+            answer = self._answer(RUN_LIMIT)
+            self.peak = int(answer["peak"])
+            return Result(**answer["result"])
         finally:
             self._signal(signal.SIGSTOP)
 

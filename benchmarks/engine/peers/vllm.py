@@ -6,14 +6,11 @@ ENV/bin/pip uninstall -y torchvision torchaudio torchcodec
 
 from __future__ import annotations
 
-import ctypes.util
 import os
-import sys
 from itertools import count
-from pathlib import Path
 from typing import Any
 
-from benchmarks.engine.peers.worker import Run, serve
+from benchmarks.engine.peers.worker import Run, preload, serve
 from benchmarks.engine.protocol import Progress, Result, Workload
 
 
@@ -89,16 +86,6 @@ def load(options: dict[str, Any]) -> tuple[Run, str]:
     return run, f"vllm {vllm.__version__}"
 
 
-def preload() -> None:
-    """Start anew with the allocator and the OpenMP that vLLM's manual asks for, where they are there."""
-    openmp = Path(sys.prefix, "lib", "libiomp5.so")
-    found = [str(openmp) if openmp.exists() else None, ctypes.util.find_library("tcmalloc_minimal")]
-    wanted = ":".join(filter(None, found))
-    if wanted and "LD_PRELOAD" not in os.environ:
-        os.environ["LD_PRELOAD"] = wanted
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.engine.peers.vllm", *sys.argv[1:]])
-
-
 if __name__ == "__main__":
-    preload()
+    preload("benchmarks.engine.peers.vllm")
     serve(load)

@@ -3,12 +3,15 @@ input, results go as lines of JSON to standard output. Standard library only."""
 
 from __future__ import annotations
 
+import ctypes.util
 import json
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from benchmarks.engine.protocol import Request, Result, Workload
@@ -41,7 +44,18 @@ def serve(load: Callable[[dict[str, Any]], tuple[Run, str]]) -> None:
             traceback.print_exc()
             say(error=_sentence(error))
         else:
-            say(result=asdict(result))
+            say(result=asdict(result), peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def preload(module: str) -> None:
+    """Start ``module`` anew with the allocator and the OpenMP that vLLM's manual asks for, where they are
+    there: what helps one contender is given to all."""
+    openmp = Path(sys.prefix, "lib", "libiomp5.so")
+    found = [str(openmp) if openmp.exists() else None, ctypes.util.find_library("tcmalloc_minimal")]
+    wanted = ":".join(filter(None, found))
+    if wanted and "LD_PRELOAD" not in os.environ:
+        os.environ["LD_PRELOAD"] = wanted
+        os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
 
 
 def _sentence(error: Exception) -> str:
