@@ -33,7 +33,7 @@ from serve.request import Event, GenerationRequest
 from serve.runner import Runner
 from serve.scheduler import LENGTH_STEP, Entry, Scheduler
 from serve.selfcheck import check_decoder
-from serve.settings import EngineSettings
+from serve.settings import EngineSettings, fast_on_cpu
 from serve.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,10 @@ class Engine:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         bundle = Bundle.open(path)
-        mixture = MixtureModel.load(bundle, device=settings.torch_device(), dtype=settings.torch_dtype())
+        device, dtype = settings.torch_device(), settings.torch_dtype()
+        if device == "cpu" and dtype is not torch.float32 and not fast_on_cpu(dtype):
+            log.warning("this processor has no %s arithmetic: float32 will be faster", dtype)
+        mixture = MixtureModel.load(bundle, device=device, dtype=dtype)
         folder = path / "router"
         engine = cls(
             mixture,

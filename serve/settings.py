@@ -62,3 +62,12 @@ class EngineSettings(BaseSettings):
             dtype: torch.dtype = getattr(torch, self.dtype)
             return dtype
         return torch.bfloat16 if self.torch_device().startswith("cuda") else torch.float32
+
+
+def fast_on_cpu(dtype: torch.dtype) -> bool:
+    """Whether this processor computes in ``dtype`` itself; what it does not have is many times slower."""
+    known: dict[torch.dtype, str] = {
+        torch.bfloat16: "_is_avx512_bf16_supported",
+        torch.float16: "_is_amx_fp16_supported",
+    }
+    return dtype is torch.float32 or bool(getattr(torch.cpu, known[dtype], lambda: False)())

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serve.job import DeadlineError
 from tests.serve.stub_engine import StubEngine, ask, chat, complete
 
 MISSING = object()
@@ -323,3 +324,11 @@ def test_a_body_must_say_that_it_is_json(kind: str | None) -> None:
     content = b'{"model": "twin", "prompt": "a"}'
     error = error_of(ask(StubEngine(), "/v1/completions", content=content, headers=headers))
     assert "Content-Type: application/json" in error["message"]
+
+
+def test_what_came_too_late_is_a_504():
+    engine = StubEngine()
+    engine.fail = DeadlineError("the request was not answered in time")
+    response = ask(engine, "/v1/completions", {"model": "twin", "prompt": "hi"})
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "deadline_exceeded"

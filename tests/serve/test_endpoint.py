@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 
 from compress.bundle import Bundle, edit
 from compress.compose import factor_weights, load_composed
@@ -147,3 +148,29 @@ def test_one_bad_request_among_good_ones_harms_nobody(client, address):
 
 def test_the_bundle_with_its_router_still_verifies(bundle):
     assert "router/router.safetensors" in Bundle.open(bundle).manifest.files
+
+
+def test_metrics_say_how_mixtures_were_computed_and_what_caches_saved(address, client):
+    def counters():
+        text = httpx.get(address.removesuffix("/v1") + "/metrics").text
+        samples = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                samples[sample.name, *sample.labels.values()] = sample.value
+        return samples
+
+    before = counters()
+    prompt = "count the words of this sentence that is longer than one block of the prefix cache"
+    for _ in range(2):
+        ask(client, prompt, "tiny:t1")
+        ask(client, "3 + 4 =")
+    after = counters()
+
+    def rise(*key):
+        return after.get(key, 0) - before.get(key, 0)
+
+    assert rise("twinserve_passes_total", "factored") + rise("twinserve_passes_total", "composed") > 0
+    assert rise("twinserve_prefix_tokens_total", "hit") >= 64
+    assert rise("twinserve_router_prompts_total", "hit") >= 1
+    assert 0 < rise("twinserve_generated_tokens_total") <= 64
+    assert after["twinserve_requests_running",] == 0
