@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -45,9 +46,14 @@ class Aim:
 
     def __init__(self, segments: Sequence[tuple[int, int, int]], device: torch.device) -> None:
         self.singles = [s for s in segments if s[2] == 1]
-        self.chunks = [s for s in segments if s[2] > 1]
-        if [*self.singles, *self.chunks] != list(segments):
+        longer = [s for s in segments if s[2] > 1]
+        if [*self.singles, *longer] != list(segments):
             raise ValueError("segments of one token come first")
+        # Neighbours of the same positions attend in one call: (rows, first position, tokens of each).
+        self.chunks = [
+            (torch.tensor([row for row, _, _ in alike], device=device), *place)
+            for place, alike in groupby(longer, key=lambda s: s[1:])
+        ]
         self.device = device
         rows = [row for row, _, count in segments for _ in range(count)]
         positions = [start + i for _, start, count in segments for i in range(count)]
@@ -172,13 +178,14 @@ def slot_attention(
             found = found[aim.order]
         results.append(found.reshape(count, heads, -1))
     at = len(aim.singles)
-    for index, (row, start, count) in enumerate(aim.chunks):
-        own = packed[at : at + count].transpose(0, 1).reshape(1, kv_heads, groups * count, width)
-        stop = start + count
+    for index, (chosen, start, count) in enumerate(aim.chunks):
+        n, stop = len(chosen), start + count
+        own = packed[at : at + n * count].view(n, count, heads, width).transpose(1, 2)
+        own = own.reshape(n, kv_heads, groups * count, width)
         mask = aim.chunk_mask(index, window, groups, query.dtype)
-        found = extra.attend(own, key[row : row + 1, :, :stop], value[row : row + 1, :, :stop], mask)
-        results.append(found.reshape(heads, count, -1).transpose(0, 1))
-        at += count
+        found = extra.attend(own, key[chosen, :, :stop], value[chosen, :, :stop], mask)
+        results.append(found.view(n, heads, count, -1).transpose(1, 2).reshape(n * count, heads, -1))
+        at += n * count
     together = results[0] if len(results) == 1 else torch.cat(results)
     return together[None], None
 

@@ -38,6 +38,8 @@ from serve.steps import Steps
 
 log = logging.getLogger(__name__)
 
+THREAD = "twinserve-engine"
+
 
 class Engine:
     """Serves one bundle. Once started, only the engine's own thread runs the model."""
@@ -83,7 +85,7 @@ class Engine:
         self._running = False
         # Nothing may enter the inbox once its last emptying has begun, or its sender would wait for ever.
         self._gate = threading.Lock()
-        self._thread = threading.Thread(target=self._loop, name="twinserve-engine", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name=THREAD, daemon=True)
 
     @classmethod
     def open(cls, path: Path, settings: EngineSettings, name: str | None = None) -> Engine:
@@ -91,6 +93,26 @@ class Engine:
 
         Raises InputError when the bundle or the model cannot be served.
         """
+        made: Future[Engine] = Future()
+
+        def live() -> None:
+            try:
+                engine = cls._load(path, settings, name)
+            except BaseException as error:
+                made.set_exception(error)
+                return
+            engine._thread, engine._running = threading.current_thread(), True
+            made.set_result(engine)
+            engine._loop()
+
+        # Loaded and measured where it will run: OpenMP keeps threads for every thread that computes, and
+        # with more of them than cores it puts them to sleep between any two products, which takes a
+        # third longer.
+        threading.Thread(target=live, name=THREAD, daemon=True).start()
+        return made.result()
+
+    @classmethod
+    def _load(cls, path: Path, settings: EngineSettings, name: str | None) -> Engine:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         bundle = Bundle.open(path)
@@ -99,7 +121,7 @@ class Engine:
             log.warning("this processor has no %s arithmetic: float32 will be faster", dtype)
         mixture = MixtureModel.load(bundle, device=device, dtype=dtype)
         folder = path / "router"
-        engine = cls(
+        return cls(
             mixture,
             load_tokenizer(bundle.base),
             settings,
@@ -107,8 +129,6 @@ class Engine:
             scalings=bundle.scalings,
             router=Router.load(folder) if folder.is_dir() else None,
         )
-        engine.start()
-        return engine
 
     def start(self) -> Engine:
         """Start the engine's thread."""

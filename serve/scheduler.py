@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 # Rows share one length; rounding it up keeps shapes, and with them memory, from changing at every step.
 LENGTH_STEP = 64
+# How many times ``step_tokens`` a step may prefill while nobody decodes.
+UNHURRIED = 4
 
 
 class State(StrEnum):
@@ -134,6 +136,9 @@ class Scheduler(Generic[T]):
         decode = tuple(entry for entry in self.running if entry.state is State.DECODE)
         prompts = [entry for entry in self.running if entry.state is State.PREFILL]
         room = max(self.step_tokens - len(decode), self.step_tokens // 4, 1)
+        if not decode:
+            # Nobody's answer is held up, and fewer passes read the weights less often.
+            room = UNHURRIED * self.step_tokens
         return Step(decode, tuple(_chunks(prompts, room)))
 
     def advance(self, step: Step[T]) -> None:

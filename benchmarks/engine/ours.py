@@ -17,7 +17,9 @@ class Ours:
     answers: Answers = "any mixture"
 
     def __init__(self, bundle: Bundle, slots: int, threads: int, max_len: int) -> None:
+        # Every round asks the same prompts again, and no other contender may remember them.
         settings: dict[str, Any] = {"slots": slots, "threads": threads, "max_model_len": max_len}
+        settings["prefix_memory"] = 0
         self.engine = Engine.open(bundle.path, EngineSettings(device="cpu", dtype="float32", **settings))
 
     def run(self, workload: Workload) -> Result:
