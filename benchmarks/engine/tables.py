@@ -16,22 +16,26 @@ KINDS = ("same", "top1", "top2", "soft", "half")
 
 def main() -> None:
     """Print all tables as Markdown."""
-    for model in ("smollm2", "wide"):
-        facts = _read(f"engine_decode_{model}")
-        print(f"\n{model}\n")
-        _table(["batch", "prompt", "static, ms", *KINDS], _decode(facts["rows"]))
-    print("\nexperts\n")
-    _table(["experts", "static, ms", "top1, ms", "share"], _experts(_read("engine_experts")["rows"]))
-    for name in ("peers", "mixed_static", "mixed_top1", "staggered", "reference"):
-        facts = _read(f"engine_{name}")
-        print(f"\n{name}\n")
-        columns = ["traffic", "contender", "tokens/s", "first token, s", "between, p50", "p95", "peak, MB"]
-        _table(columns, _contenders(facts))
-
-
-def _read(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return content
+    for path in sorted(RESULTS.glob("engine_*.json")):
+        facts: dict[str, Any] = json.loads(path.read_text())
+        print(f"\n{path.stem}\n")
+        if "figures" in facts:
+            columns = [
+                "traffic",
+                "contender",
+                "tokens/s",
+                "first token, s",
+                "between, p50",
+                "p95",
+                "peak, MB",
+            ]
+            _table(columns, _contenders(facts))
+        elif facts.get("distinct"):
+            _table(["experts", "static, ms", "top1, ms", "share"], _experts(facts["rows"]))
+        elif "limits" in facts:
+            _table(["batch", "prompt", "static, ms", *KINDS], _decode(facts["rows"]))
+        else:
+            print(json.dumps(facts, indent=2))
 
 
 def _decode(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
