@@ -18,7 +18,7 @@ LENGTHS = (9, 5)
 # Rounding of a deep model in half precision stays far below this share of the logits' spread, and a
 # wrong mask or position far above.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-COARSE = 0.1
+COARSE = 0.08
 
 
 def check_decoder(runner: Runner) -> None:
@@ -59,6 +59,8 @@ def check_decoder(runner: Runner) -> None:
 
 
 def _apart(expected: Tensor, found: Tensor) -> float:
-    """The largest difference, relative to the spread."""
+    """Root mean square of the differences, relative to the spread. Not the largest one: of 50,000 logits
+    in half precision some always lie far off."""
     spread = expected.float().std().clamp_min(1e-12)
-    return float(((expected.float() - found.float()).abs().max() / spread).nan_to_num(torch.inf))
+    apart = (expected.float() - found.float()).square().mean().sqrt()
+    return float((apart / spread).nan_to_num(torch.inf))

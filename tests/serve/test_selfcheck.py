@@ -55,6 +55,10 @@ def test_packed_requests_get_the_decoders_own_logits(family):
     check(made(family))
 
 
+def test_rounding_in_half_precision_is_no_reason_to_refuse():
+    check(made("llama").bfloat16())
+
+
 @pytest.mark.parametrize(
     ("family", "sentence"),
     [
@@ -69,12 +73,13 @@ def test_decoders_that_keep_something_else_are_refused(family, sentence):
         check(made(family))
 
 
-def test_a_decoder_that_looks_at_its_neighbours_is_refused():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decoder_that_looks_at_its_neighbours_is_refused(dtype):
     """As a convolution over tokens would: packed, the neighbours belong to somebody else."""
-    model = made("llama")
+    model = made("llama").to(dtype)
     norm = model.model.layers[1].input_layernorm
     forward = norm.forward
-    norm.forward = lambda x: forward(x + 0.5 * x.roll(1, 1))
+    norm.forward = lambda x: forward(x + 2 * x.roll(1, 1))
     with pytest.raises(InputError, match="requests get other logits than alone"):
         check(model)
 
