@@ -2,7 +2,8 @@
 
 Registered as an attention implementation of transformers, so that decoders stay unmodified: every
 layer that only looks at one token at a time sees ``[1, tokens, width]``, and nothing is padded. Rows
-that decode attend together in one call; each chunk of a prompt attends alone.
+that decode attend together in one call, and so do neighbouring chunks of prompts that stand at the same
+positions; any other chunk attends alone.
 """
 
 from __future__ import annotations

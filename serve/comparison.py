@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def compare(
     if dev is not None:
         result.static_scaling, result.sweep = tune_static(bundle, dev, settings, progress)
 
-    with plain_engine(_load(base, settings), base, settings) as engine:
+    with plain_engine(partial(_load, base, settings), base, settings) as engine:
         result.scores["base"] = score(engine, data, _static, progress("base", count))
     engine = Engine.open(path, settings)
     try:
@@ -80,12 +81,12 @@ def compare(
     finally:
         engine.stop()
     if result.static_scaling is not None:
-        model = _scaled(bundle, result.static_scaling, settings)
-        with plain_engine(model, bundle.base, settings) as engine:
+        scaling = result.static_scaling
+        with plain_engine(partial(_scaled, bundle, scaling, settings), bundle.base, settings) as engine:
             result.scores["static"] = score(engine, data, _static, progress("static", count))
     own = Scores()
     for task, folder in folders.items():
-        with plain_engine(_finetune(folder, checkpoint, settings), base, settings) as engine:
+        with plain_engine(partial(_finetune, folder, checkpoint, settings), base, settings) as engine:
             part = {task: data[task]}
             own.hits |= score(engine, part, _static, progress(f"own: {task}", len(data[task]))).hits
     result.scores["own"] = own
@@ -109,7 +110,7 @@ def tune_static(
     count = sum(len(items) for items in dev.values())
     sweep = {}
     for scaling in SCALINGS:
-        with plain_engine(_scaled(bundle, scaling, settings), bundle.base, settings) as engine:
+        with plain_engine(partial(_scaled, bundle, scaling, settings), bundle.base, settings) as engine:
             sweep[scaling] = score(engine, dev, _static, progress(f"tuning {scaling}", count)).average
     return max(sweep, key=lambda scaling: sweep[scaling]), sweep
 
@@ -181,10 +182,15 @@ def _finetune(folder: Path, base: Checkpoint, settings: EngineSettings) -> Any:
 
 
 @contextmanager
-def plain_engine(model: Any, tokenizer_folder: Path, settings: EngineSettings) -> Iterator[Engine]:
-    """An engine that serves one ordinary model, stopped when the block ends."""
-    engine = Engine(MixtureModel(model), load_tokenizer(tokenizer_folder), settings)
-    engine.start()
+def plain_engine(
+    load: Callable[[], Any], tokenizer_folder: Path, settings: EngineSettings
+) -> Iterator[Engine]:
+    """An engine that serves the one ordinary model that ``load`` gives, stopped when the block ends."""
+
+    def make() -> Engine:
+        return Engine(MixtureModel(load()), load_tokenizer(tokenizer_folder), settings)
+
+    engine = Engine.launch(make, settings.threads)
     try:
         yield engine
     finally:

@@ -6,6 +6,7 @@ import itertools
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -104,19 +105,20 @@ def calibrate(mixture: MixtureModel) -> Costs:
     device = next(mixture.model.parameters()).device
     step = max(1, len(mixture.banks) // MOST_BANKS)
     banks = mixture.banks[::step]
+    if not banks:
+        none = Rates(call=0, byte=0, flop=0)
+        return Costs(sliced=none, stacked=none, grouped=none, base={1: 0.0}, compose=0)
+    watch = _Stopwatch(device)
     with torch.inference_mode():
-        base = _base(mixture, device)
-        if not banks:
-            none = Rates(call=0, byte=0, flop=0)
-            return Costs(sliced=none, stacked=none, grouped=none, base=base, compose=0)
+        base = _base(mixture, watch)
         shape = Shape(mixture, banks)
-        rates = {name: _fit(mixture, banks, cases) for name, cases in _cases(mixture, shape).items()}
+        rates = {name: _fit(banks, cases, watch) for name, cases in _cases(mixture, shape).items()}
         bank = max(banks, key=lambda bank: bank.A.shape[1] * bank.B[0].shape[1])
         dense = torch.zeros(bank.B[0].shape[1], bank.A.shape[1], dtype=bank.A.dtype, device=device)
         # As compose_weight does it: a copy in, a product, a copy out.
         part = next(found for k in range(len(mixture.tasks)) if (found := bank.factors(0, k)) is not None)
         a, b = part[0], part[1].T
-        seconds = _time(lambda: dense.float().addmm_(b.float(), a.float()).to(dense.dtype), device)
+        seconds = watch.seconds(lambda: dense.float().addmm_(b.float(), a.float()).to(dense.dtype))
         per_flop = seconds / (2 * len(a) * dense.numel())
     return Costs(**rates, base=base, compose=per_flop)
 
@@ -143,15 +145,14 @@ def _cases(mixture: MixtureModel, shape: Shape) -> dict[str, list[tuple[Work, in
     return cases
 
 
-def _fit(mixture: MixtureModel, banks: Sequence[Bank], cases: list[tuple[Work, int, list[Kernel]]]) -> Rates:
+def _fit(banks: Sequence[Bank], cases: list[tuple[Work, int, list[Kernel]]], watch: _Stopwatch) -> Rates:
     if not cases:
         return Rates(call=0, byte=0, flop=0)
-    device = banks[0].A.device
     work, seconds = [], []
     for done, tokens, kernels in cases:
         xs = {bank.A.shape[1]: torch.rand(tokens, bank.A.shape[1]).to(banks[0].A) for bank in banks}
         ys = {b.shape[1]: torch.rand(tokens, b.shape[1]).to(b) for bank in banks for b in bank.B}
-        seconds.append(_time(lambda k=kernels, x=xs, y=ys: _run(banks, k, x, y), device))  # type: ignore[misc]
+        seconds.append(watch.seconds(partial(_run, banks, kernels, xs, ys)))
         work.append(done)
     # Relative errors count: a rate must be right for small batches as well as for large ones.
     scaled = np.array(work, dtype=float) / np.array(seconds)[:, None]
@@ -173,49 +174,54 @@ def _run(
                 kernel.expand(bank, m, h, ys[b.shape[1]])
 
 
-def _base(mixture: MixtureModel, device: torch.device) -> dict[int, float]:
+def _base(mixture: MixtureModel, watch: _Stopwatch) -> dict[int, float]:
     found: dict[int, float] = {}
     for tokens in BASE_TOKENS:
-        ids = torch.zeros(1, tokens, dtype=torch.long, device=device)
-        run = lambda ids=ids: mixture.model(input_ids=ids, use_cache=False, logits_to_keep=1)  # noqa: E731
-        found[tokens] = _time(run, device)
+        ids = torch.zeros(1, tokens, dtype=torch.long, device=watch.device)
+        run = partial(mixture.model, input_ids=ids, use_cache=False, logits_to_keep=1)
+        found[tokens] = watch.seconds(run)
         if found[tokens] > LONG:
             break
     return found
 
 
-def _time(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the best of a few runs, none of which finds its data in a cache: between two uses of
-    a layer's factors, a pass reads all the others."""
-    best = float("inf")
-    flush = torch.ones(CACHE // 4, device=device)
-    for _ in range(REPEATS):
-        flush.add_(1.0)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
-        if best > LONG:
-            break
-    return best
+class _Stopwatch:
+    """Times runs none of which finds its data in a cache: between two uses of a layer's factors, a pass
+    reads all the others."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.flush = torch.ones(CACHE // 4, device=device)
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        """The best of a few runs."""
+        best = float("inf")
+        for _ in range(REPEATS):
+            self.flush.add_(1.0)
+            self._wait()
+            started = time.perf_counter()
+            run()
+            self._wait()
+            best = min(best, time.perf_counter() - started)
+            if best > LONG:
+                break
+        return best
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def _size(bank: Bank, k: int) -> int:
-    ranks = bank.spans[k].stop - bank.spans[k].start
-    outputs = sum(
-        (rows[k].stop - rows[k].start) * b.shape[1] for rows, b in zip(bank.members, bank.B, strict=True)
-    )
-    return ranks * bank.A.shape[1] + outputs
+    """Numbers that expert k's factors hold."""
+    d_in = bank.A.shape[1]
+    return sum(size * (d_in + b.shape[1]) for size, b in zip(bank.sizes[k], bank.B, strict=True))
 
 
 def _dense(bank: Bank, k: int) -> int:
-    return sum(
-        2 * (rows[k].stop - rows[k].start) * bank.A.shape[1] * b.shape[1]
-        for rows, b in zip(bank.members, bank.B, strict=True)
-    )
+    """Operations of adding expert k to the bank's dense weights."""
+    d_in = bank.A.shape[1]
+    return sum(2 * size * d_in * b.shape[1] for size, b in zip(bank.sizes[k], bank.B, strict=True))
 
 
 def _one_hot(k: int, experts: int) -> Weights:

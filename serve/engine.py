@@ -42,7 +42,7 @@ THREAD = "twinserve-engine"
 
 
 class Engine:
-    """Serves one bundle. Once started, only the engine's own thread runs the model."""
+    """Serves one bundle. Made by ``open`` or ``launch``; only the engine's own thread runs the model."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Engine:
         self._running = False
         # Nothing may enter the inbox once its last emptying has begun, or its sender would wait for ever.
         self._gate = threading.Lock()
-        self._thread = threading.Thread(target=self._loop, name=THREAD, daemon=True)
+        self._thread: threading.Thread | None = None
 
     @classmethod
     def open(cls, path: Path, settings: EngineSettings, name: str | None = None) -> Engine:
@@ -93,11 +93,23 @@ class Engine:
 
         Raises InputError when the bundle or the model cannot be served.
         """
+        return cls.launch(lambda: cls._load(path, settings, name), settings.threads)
+
+    @classmethod
+    def launch(cls, make: Callable[[], Engine], threads: int | None = None) -> Engine:
+        """Make an engine on the very thread that it will run on, and start it. Raises what ``make`` does.
+
+        threads: those of one forward pass; None = as many as torch takes. OpenMP keeps a team of them for
+        every thread that computes, and with more in all than cores it puts them to sleep between any two
+        products, which takes a third longer.
+        """
         made: Future[Engine] = Future()
 
         def live() -> None:
+            if threads:
+                torch.set_num_threads(threads)
             try:
-                engine = cls._load(path, settings, name)
+                engine = make()
             except BaseException as error:
                 made.set_exception(error)
                 return
@@ -105,16 +117,11 @@ class Engine:
             made.set_result(engine)
             engine._loop()
 
-        # Loaded and measured where it will run: OpenMP keeps threads for every thread that computes, and
-        # with more of them than cores it puts them to sleep between any two products, which takes a
-        # third longer.
         threading.Thread(target=live, name=THREAD, daemon=True).start()
         return made.result()
 
     @classmethod
     def _load(cls, path: Path, settings: EngineSettings, name: str | None) -> Engine:
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
         bundle = Bundle.open(path)
         device, dtype = settings.torch_device(), settings.torch_dtype()
         if device == "cpu" and dtype is not torch.float32 and not fast_on_cpu(dtype):
@@ -130,22 +137,16 @@ class Engine:
             router=Router.load(folder) if folder.is_dir() else None,
         )
 
-    def start(self) -> Engine:
-        """Start the engine's thread."""
-        self._running = True
-        self._thread.start()
-        return self
-
     def stop(self) -> None:
         """End the thread; unfinished requests fail with EngineError."""
         self._close()
         self._inbox.put(None)
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
 
     @property
     def ready(self) -> bool:
-        return self._running and self._thread.is_alive()
+        return self._running and self._thread is not None and self._thread.is_alive()
 
     def check(self, request: GenerationRequest) -> None:
         """Raises InputError for a request that cannot be served; nothing is queued."""

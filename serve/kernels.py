@@ -28,14 +28,14 @@ class Bank:
 
     A [R, d_in] holds every rank, by expert, then by member (matrix); B of each member [R_m, d_out],
     by expert, transposed and with the scale folded in. ``spans``: each expert's rows of A.
-    ``members[m][k]``: expert k's rows of member m's B. ``local[m][k]``: the same ranks inside expert
+    ``ranks[m][k]``: expert k's rows of member m's B. ``local[m][k]``: the same ranks inside expert
     k's span of A. ``rank``: where all experts have one rank in all members, it, else None.
     """
 
     A: Tensor
     B: list[Tensor]
     spans: list[slice]
-    members: list[list[slice]]
+    ranks: list[list[slice]]
     local: list[list[slice]]
     columns: list[Tensor]
     owner: Tensor
@@ -51,11 +51,11 @@ class Bank:
     @cached_property
     def up(self) -> list[list[Tensor]]:
         """``up[m][k]``: expert k's B [ranks, d_out] in member m."""
-        return [[b[ranks] for ranks in rows] for b, rows in zip(self.B, self.members, strict=True)]
+        return [[b[rows] for rows in own] for b, own in zip(self.B, self.ranks, strict=True)]
 
     @cached_property
     def sizes(self) -> list[list[int]]:
-        """``sizes[k][m]``: ranks of expert k in member m."""
+        """``sizes[k][m]``: how many ranks expert k has in member m."""
         return [[rows[k].stop - rows[k].start for rows in self.local] for k in range(len(self.spans))]
 
     def between(self, low: int, high: int) -> tuple[Tensor, list[Tensor]]:
@@ -77,12 +77,12 @@ class Bank:
     def of(cls, parts: Sequence[Sequence[tuple[Tensor, Tensor] | None]]) -> Bank:
         """From ``parts[m][k]``: expert k's (A [r, d_in], B [r, d_out]) in member m, or None."""
         experts = range(len(parts[0]))
-        ranks = [[0 if part is None else part[0].shape[0] for part in member] for member in parts]
+        sizes = [[0 if part is None else part[0].shape[0] for part in member] for member in parts]
         spans, local, columns = [], [[] for _ in parts], [[] for _ in parts]  # type: ignore[var-annotated]
         start = 0
         for k in experts:
             inside = 0
-            for m, member in enumerate(ranks):
+            for m, member in enumerate(sizes):
                 local[m].append(slice(inside, inside + member[k]))
                 columns[m] += range(start + inside, start + inside + member[k])
                 inside += member[k]
@@ -90,17 +90,17 @@ class Bank:
             start += inside
         a = torch.cat([part[0] for k in experts for member in parts if (part := member[k]) is not None])
         b = [torch.cat([part[1] for part in member if part is not None]) for member in parts]
-        members = []
-        for row in ranks:
+        ranks = []
+        for row in sizes:
             ends = [sum(row[: k + 1]) for k in experts]
-            members.append([slice(end - rank, end) for end, rank in zip(ends, row, strict=True)])
+            ranks.append([slice(end - size, end) for end, size in zip(ends, row, strict=True)])
         owner = torch.tensor([k for k in experts for _ in range(spans[k].stop - spans[k].start)])
-        every = {rank for row in ranks for rank in row}
+        every = {size for row in sizes for size in row}
         return cls(
             a,
             b,
             spans,
-            members,
+            ranks,
             local,
             [torch.tensor(c, device=a.device) for c in columns],
             owner.to(a.device),
@@ -112,7 +112,7 @@ class Bank:
         inner, span = self.local[m][k], self.spans[k]
         if inner.stop == inner.start:
             return None
-        return self.A[span.start + inner.start : span.start + inner.stop], self.B[m][self.members[m][k]]
+        return self.A[span.start + inner.start : span.start + inner.stop], self.up[m][k]
 
 
 class Kernel(Protocol):

@@ -35,7 +35,7 @@ class SlotCache(Cache):
 
     A forward pass holds the tokens of several rows packed into one sequence: ``running`` says which,
     and the attention of ``serve.attention`` reads every row's own keys. Memory is taken by
-    ``reserve``: rows x length, never for more rows or positions than asked for at one time.
+    ``reserve``: rows x length.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.bundle import Bundle
@@ -192,45 +192,41 @@ class _Attachment:
         finds out as well along which axis norms see tokens."""
         linear = {self.table[n].module: n for n in names if self.table[n].kind is not Kind.EMBEDDING}
         for length in PROBES:
-            seen: dict[int, list[str]] = {}
-            held: list[Tensor] = []  # ids of tensors that are freed would be given out again
-            axes: list[int | None] = []
-            hooks = []
-
-            def see(
-                name: str,
-                x: Tensor,
-                seen: dict[int, list[str]] = seen,
-                held: list[Tensor] = held,
-            ) -> None:
-                held.append(x)
-                seen.setdefault(id(x), []).append(name)
-
-            def watch(
-                norm: MixedNorm, x: Tensor, length: int = length, axes: list[int | None] = axes
-            ) -> None:
-                found = [axis for axis, size in enumerate(x.shape) if size == length]
-                norm.axis = found[0] if found else 1
-                axes.append(norm.axis if len(found) == 1 else None)
-
-            for module, name in linear.items():
-                hook = lambda _, args, name=name: see(name, args[0])  # noqa: E731
-                hooks.append(self.model.get_submodule(module).register_forward_pre_hook(hook))
-            for norm in self.norms:
-                hook = lambda _, args, norm=norm: watch(norm, args[0])  # noqa: E731
-                hooks.append(norm.module.register_forward_pre_hook(hook))
-            try:
-                with torch.inference_mode():
-                    ids = torch.zeros(1, length, dtype=torch.long, device=self.device)
-                    self.model(input_ids=ids, use_cache=False)
-            finally:
-                for hook in hooks:
-                    hook.remove()
-            if None not in axes:
+            groups, certain = self._probe(linear, length)
+            if certain:
                 break
-        groups = list(seen.values())
-        missing = set(linear.values()).difference(*groups) if groups else set(linear.values())
+        missing = set(linear.values()).difference(*groups)
         return groups + [[name] for name in linear.values() if name in missing]
+
+    def _probe(self, linear: dict[str, str], length: int) -> tuple[list[list[str]], bool]:
+        """One pass over ``length`` tokens: what was read together, and whether no norm was left in doubt
+        about its axis."""
+        seen: dict[int, list[str]] = {}
+        held: list[Tensor] = []  # ids of tensors that are freed would be given out again
+        certain = True
+
+        def note(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            held.append(inputs[0])
+            seen.setdefault(id(inputs[0]), []).append(name)
+
+        def place(norm: MixedNorm, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            nonlocal certain
+            axes = [axis for axis, size in enumerate(inputs[0].shape) if size == length]
+            norm.axis, certain = (axes or [1])[0], certain and len(axes) == 1
+
+        hooks = [
+            self.model.get_submodule(module).register_forward_pre_hook(partial(note, name))
+            for module, name in linear.items()
+        ]
+        hooks += [norm.module.register_forward_pre_hook(partial(place, norm)) for norm in self.norms]
+        try:
+            with torch.inference_mode():
+                ids = torch.zeros(1, length, dtype=torch.long, device=self.device)
+                self.model(input_ids=ids, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return list(seen.values()), certain
 
     def _attach_bank(
         self, names: Sequence[str], parts: Sequence[Sequence[tuple[Tensor, Tensor] | None]]
@@ -255,7 +251,7 @@ class _Attachment:
             # The head's map is the embedding's transposed: [width -> vocabulary]; its factors are the
             # same tensors in each other's place.
             turned = Bank(
-                bank.B[0], [bank.A], bank.spans, bank.members, bank.local, bank.columns, bank.owner, bank.rank
+                bank.B[0], [bank.A], bank.spans, bank.ranks, bank.local, bank.columns, bank.owner, bank.rank
             )
             linear = self._linear(parameter.tied_head)
             linear.group = Group(self.mixture.head, turned)

@@ -136,6 +136,10 @@ class Planner:
         """Forward passes of any shape inside, all tokens of one mixture."""
         item = Item(weights, tokens)
         (part,) = self.plan([item])
+        if part.kernels:
+            # Prompts of several lengths are padded there: what counts does not stand side by side.
+            _, kernels = self._run(weights, tokens, slice(None))
+            part = replace(part, kernels=tuple(kernels))
         with self.apply(part, [item], [True]):
             yield
 
@@ -163,7 +167,7 @@ class Planner:
         for i in order[len(singles) :]:
             item = items[i]
             if any(item.weights):
-                ways.append(self._run(item.weights, slice(at, at + item.tokens)))
+                ways.append(self._run(item.weights, item.tokens, slice(at, at + item.tokens)))
             at += item.tokens
         kernels = tuple(kernel for _, kernels in ways for kernel in kernels)
         kind: Literal["factored", "plain"] = "factored" if kernels else "plain"
@@ -179,21 +183,18 @@ class Planner:
 
     def _kernels(self, rows: list[Weights], at: int) -> tuple[float, list[Kernel]]:
         """The cheapest way for single tokens of these mixtures, which begin at ``at``."""
-        span = slice(at, at + len(rows))
+        span, g = slice(at, at + len(rows)), self.mixture.g(rows)
         ways: dict[str, tuple[float, list[Kernel]]] = {}
         runs: list[tuple[float, list[Kernel]]] = []
         start = 0
         for index in range(1, len(rows) + 1):
             if index == len(rows) or rows[index] != rows[start]:
-                runs.append(self._run(rows[start], slice(at + start, at + index)))
+                runs.append(self._run(rows[start], index - start, slice(at + start, at + index)))
                 start = index
         ways["sliced"] = sum(cost for cost, _ in runs), [k for _, kernels in runs for k in kernels]
-        ways["stacked"] = (
-            self.costs.stacked.seconds(self.shape.stacked(len(rows))),
-            [Stacked(span, self.mixture.g(rows))],
-        )
+        ways["stacked"] = self.costs.stacked.seconds(self.shape.stacked(len(rows))), [Stacked(span, g)]
         if self.shape.uniform:
-            kernel = Grouped.of(span, rows, ways["stacked"][1][0].g)  # type: ignore[attr-defined]
+            kernel = Grouped.of(span, rows, g)
             uses = 0 if kernel.places is None else len(kernel.returns)
             work = self.shape.grouped(kernel.low, kernel.high, kernel.most, uses)
             ways["grouped"] = self.costs.grouped.seconds(work), [kernel]
@@ -201,10 +202,9 @@ class Planner:
             return ways[self.mode]
         return min(ways.values(), key=lambda way: way[0])
 
-    def _run(self, weights: Weights, span: slice) -> tuple[float, list[Kernel]]:
-        """The cheaper way for consecutive tokens of one mixture."""
+    def _run(self, weights: Weights, tokens: int, span: slice) -> tuple[float, list[Kernel]]:
+        """The cheaper way for ``tokens`` tokens of one mixture, which stand in ``span``."""
         used = tuple((k, weight) for k, weight in enumerate(weights) if weight)
-        tokens = span.stop - span.start
         sliced = self.costs.sliced.seconds(self.shape.sliced(tokens, [k for k, _ in used]))
         stacked = self.costs.stacked.seconds(self.shape.stacked(tokens))
         if self.mode == "stacked" or (self.mode != "sliced" and stacked < sliced):

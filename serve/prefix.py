@@ -75,11 +75,6 @@ class PrefixCache:
             _, gone = self._blocks.popitem(last=False)
             self.nbytes -= gone.nbytes
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._blocks.clear()
-        self.nbytes = 0
-
     def _chain(
         self, root: Hashable, tokens: Sequence[int], most: int
     ) -> list[tuple[tuple[Hashable, tuple[int, ...]], Block]]:

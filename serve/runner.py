@@ -33,7 +33,7 @@ class Runner:
     def __init__(self, mixture: MixtureModel, cache: SlotCache, planner: Planner) -> None:
         check_attention(mixture.model)
         self.mixture, self.cache, self.planner = mixture, cache, planner
-        self._slots = Switch(mixture.model)
+        self._attention = Switch(mixture.model)
         self._device = next(mixture.model.parameters()).device
 
     def run(self, work: Sequence[Work]) -> list[Tensor | Exception | None]:
@@ -89,7 +89,7 @@ class Runner:
                 ends.append(at - 1)
         with (
             self.cache.running(segments, self._device),
-            self._slots.on(),
+            self._attention.on(),
             self.planner.apply(part, items, wanted),
         ):
             output = self.mixture.model(

@@ -87,8 +87,9 @@ class Scheduler(Generic[T]):
     A row costs as much as the longest running entry may need, at ``position_bytes`` a position,
     because all rows share one length. Who does not fit yet is waited for and never overtaken, so
     nobody starves. A step decodes every entry that is so far, and prefills up to ``step_tokens``
-    less those: one half for the oldest prompt, which therefore always advances, the other for the
-    shortest remaining ones, so that a long prompt stalls neither running answers nor short prompts.
+    less those (UNHURRIED times as many while nobody decodes): one half for the oldest prompt, which
+    therefore always advances, the other for the shortest remaining ones, so that a long prompt stalls
+    neither running answers nor short prompts.
     Running entries fill rows 0..n-1 without gaps.
     """
 

@@ -20,7 +20,8 @@ class EngineSettings(BaseSettings):
     CUDA and float32 elsewhere. ``slots``: requests that decode together. ``max_model_len``: tokens
     of prompt and answer together; None is the model's limit, at most 4096. ``kv_memory``,
     ``prefix_memory``: bytes for keys and values of running requests, and of prompts seen before.
-    ``step_tokens``: tokens of one step, prompts and answers together; a longer prompt takes several.
+    ``step_tokens``: tokens of a step while answers run, prompts and answers together; a longer
+    prompt takes several.
     ``composed_memory``: bytes for mixtures kept as dense weights, each costing the bytes of the
     weights that experts change; None has room for two. ``composition`` fixes how mixtures are
     served instead of leaving it to the planner. ``costs``: what the planner would measure at

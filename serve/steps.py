@@ -57,16 +57,15 @@ class Steps:
         work += [(chunk.entry.payload, self._chunk(chunk)) for chunk in step.prefill]
         results = self.runner.run([one for _, one in work])
         self.scheduler.advance(step)
-        failed = {id(job) for (job, _), found in zip(work, results, strict=True) if _failed(found)}
-        for job, _ in work:
-            if id(job) in failed:
+        jobs, logits = [], []
+        for (job, _), found in zip(work, results, strict=True):
+            if isinstance(found, Exception):
                 self.fail(job, EngineError("the engine failed on this request; send it again"))
-        for chunk in step.prefill:
-            if chunk.last and id(chunk.entry.payload) not in failed:
-                self._remember(chunk.entry.payload, chunk.entry.payload.request.prompt)
-        rows = [(job, x) for (job, _), x in zip(work, results, strict=True) if isinstance(x, torch.Tensor)]
-        if rows:
-            self._sample([job for job, _ in rows], torch.stack([logits for _, logits in rows]))
+            elif found is not None:
+                jobs.append(job)
+                logits.append(found)
+        if jobs:
+            self._sample(jobs, torch.stack(logits))
 
     def drop(self, job: Job, state: State = State.CANCELLED) -> None:
         """Finished or cancelled: free the slot, now. Harmless when already done."""
@@ -182,8 +181,10 @@ class Steps:
                 self._take(job, choice)
 
     def _take(self, job: Job, picked: sampler.Picked) -> None:
-        params = job.request.params
-        token = picked.token
+        params, token = job.request.params, picked.token
+        if not job.tokens:
+            # Not before the first token: what overflowed must not be remembered.
+            self._remember(job, job.request.prompt)
         ends = token in params.stop_token_ids or (token in self.eos and not params.ignore_eos)
         event = job.take(picked, ends)
         self.generated += 1
@@ -192,10 +193,6 @@ class Steps:
             self._remember(job, [*job.request.prompt, *job.tokens[:-1]])
             self.drop(job, State.FINISHED)
         self.emit(job, event)
-
-
-def _failed(result: torch.Tensor | Exception | None) -> bool:
-    return isinstance(result, Exception)
 
 
 def _used(entry: Entry[Job]) -> int:

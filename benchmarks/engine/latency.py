@@ -47,23 +47,18 @@ def main(
     facts: dict[str, Any] = {"bundle": bundle.name, "threads": threads, "prompts": len(messages)}
     screen = Console(highlight=False)
 
-    engine = _open(bundle, threads=threads, prefix_memory=0)
-    try:
-        waits = asyncio.run(_routing(engine, messages))
-    finally:
-        engine.stop()
-    facts["first_token"] = {name: _milliseconds(values) for name, values in waits.items()}
-    for name, values in facts["first_token"].items():
-        screen.print(f"first token, {name:<24}{values['p50']:7.1f} ms (p95 {values['p95']:.1f})")
-
-    engine = _open(bundle, threads=threads)
-    try:
-        waits = asyncio.run(_prefixes(engine, messages))
-    finally:
-        engine.stop()
-    facts["system_prompt"] = {name: _milliseconds(values) for name, values in waits.items()}
-    for name, values in facts["system_prompt"].items():
-        screen.print(f"first token, {name:<24}{values['p50']:7.1f} ms (p95 {values['p95']:.1f})")
+    for what, ask, settings in (
+        ("first_token", _routing, {"prefix_memory": 0}),
+        ("system_prompt", _prefixes, {}),
+    ):
+        engine = _open(bundle, threads=threads, **settings)
+        try:
+            waits = asyncio.run(ask(engine, messages))
+        finally:
+            engine.stop()
+        facts[what] = {name: _milliseconds(values) for name, values in waits.items()}
+        for name, values in facts[what].items():
+            screen.print(f"first token, {name:<24}{values['p50']:7.1f} ms (p95 {values['p95']:.1f})")
 
     facts["stall"] = {}
     engines = {

@@ -48,7 +48,7 @@ def answer_all(
     done: Callable[[], None],
 ) -> Scores:
     """Greedy answers of ``model`` to ``items``; ``folder`` holds its tokenizer, ``done`` counts one."""
-    with plain_engine(model, folder, settings) as engine:
+    with plain_engine(lambda: model, folder, settings) as engine:
         return score(engine, {task: items}, lambda _: Target("static"), done)
 
 

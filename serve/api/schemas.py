@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -189,9 +190,9 @@ class Generation(Body):
         return 1 if self.n is None else self.n
 
     @property
+    @abstractmethod
     def alternatives(self) -> int | None:
         """Likeliest tokens to report beside each of the answer; None = no log-probabilities at all."""
-        raise NotImplementedError
 
 
 class CompletionRequest(Generation):

@@ -1,4 +1,4 @@
-"""A runner over a tiny bundle, and costs that need no measuring."""
+"""A runner and an engine over a tiny bundle, and costs that need no measuring."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import torch
 
 from compress.compose import factor_weights
 from serve.costs import Costs, Rates
+from serve.engine import Engine
 from serve.kvcache import Segment, SlotCache
 from serve.mixture import MixtureModel
 from serve.planner import Planner
 from serve.runner import Runner, Work
+from serve.settings import EngineSettings
+from tests import tiny
 from tests.bundles import Zoo
 
 RATES = Rates(call=1e-6, byte=1e-10, flop=1e-10)
@@ -38,6 +41,17 @@ class Packed:
     def run(self, work: list[Work]) -> list[Any]:
         with torch.inference_mode():
             return self.runner.run(work)
+
+
+def engine_of(zoo: Zoo, **settings: Any) -> Engine:
+    """A running engine over a tiny bundle, to be stopped by whoever asks for it."""
+    chosen = EngineSettings(**{"threads": 1, "costs": COSTS, **settings})
+
+    def make() -> Engine:
+        mixture = MixtureModel.load(zoo.bundle, dtype=torch.float32)
+        return Engine(mixture, tiny.tokenizer(), chosen, name="tiny", scalings=zoo.bundle.scalings)
+
+    return Engine.launch(make, chosen.threads)
 
 
 def last_logits(model: Any, ids: list[int]) -> torch.Tensor:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.compose import factor_weights, load_composed
 from router import Route
+from router.features import HiddenStateFeatures
 from serve.choice import GRID, Chooser, snap
 from serve.mixture import MixtureModel
 from serve.planner import Planner
 from serve.request import GenerationRequest, SamplingParams, Target
+from tests import tiny
 from tests.serve.packed import COSTS
 
 weights = st.dictionaries(st.sampled_from("abcde"), st.floats(-3, 3, allow_nan=False), max_size=5)
@@ -42,7 +48,7 @@ class CountingRouter:
 
 def test_equal_prompts_are_scored_once(zoo):
     z = zoo("adapter", "llama")
-    mixture = MixtureModel.load(z.bundle, dtype=__import__("torch").float32)
+    mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
     router = CountingRouter()
     planner = Planner(mixture, COSTS, 0)
     chooser = Chooser(mixture, planner, router, z.bundle.scalings, 1)  # type: ignore[arg-type]
@@ -53,3 +59,18 @@ def test_equal_prompts_are_scored_once(zoo):
     assert (chooser.hits, chooser.misses) == (2, 3)
     request = GenerationRequest([1], SamplingParams(1), Target("dynamic"))
     assert chooser.routing(request, first[0]).mixture == {"t0": 21 / 64}, "what is served is returned"
+
+
+@pytest.mark.parametrize("mode", ["sliced", "stacked", "grouped"])
+def test_padding_between_prompts_hides_no_token_from_the_experts(zoo, mode):
+    """Without a composed shared base the router's batch is factored, padded as it is."""
+    z = zoo("adapter" if mode != "grouped" else "full", "llama")
+    features = HiddenStateFeatures(layer=2)
+    batch = [tiny.prompt(i, length) for i, length in enumerate((3, 9, 1))]
+    mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
+    shared = tuple(factor_weights({}, z.bundle.tasks, z.bundle.scalings))
+    assert any(shared)
+    with Planner(mixture, COSTS, 0, mode).uniform(shared, sum(map(len, batch))):
+        factored = features.extract(mixture.model, batch)
+    composed = features.extract(load_composed(z.bundle, shared), batch)
+    np.testing.assert_allclose(factored, composed, rtol=1e-3, atol=1e-4)

@@ -11,28 +11,16 @@ import pytest
 import torch
 
 from compress.errors import InputError
-from serve.engine import Engine
 from serve.job import DeadlineError, EngineError
 from serve.kvcache import context_length, position_bytes
-from serve.mixture import MixtureModel
 from serve.request import GenerationRequest, SamplingParams, Target
-from serve.settings import EngineSettings
 from tests import tiny
-from tests.serve.packed import COSTS
+from tests.serve.packed import engine_of
 
 
 @pytest.fixture
 def engine(zoo):
-    z = zoo("adapter", "llama")
-    mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
-    made = Engine(
-        mixture,
-        tiny.tokenizer(),
-        EngineSettings(max_model_len=64, slots=2, costs=COSTS),
-        name="tiny",
-        scalings=z.bundle.scalings,
-    )
-    made.start()
+    made = engine_of(zoo("adapter", "llama"), max_model_len=64, slots=2)
     yield made
     made.stop()
 
@@ -72,10 +60,7 @@ def test_the_whole_context_can_be_used(engine):
 
 
 def test_memory_grows_with_the_longest_request_and_keeps_what_runs(zoo):
-    z = zoo("adapter", "llama")
-    mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
-    settings = EngineSettings(slots=2, costs=COSTS, prefix_memory=0)
-    made = Engine(mixture, tiny.tokenizer(), settings, scalings=z.bundle.scalings).start()
+    made = engine_of(zoo("adapter", "llama"), slots=2, prefix_memory=0)
 
     async def go():
         stream = made.stream(request(tokens=50))
@@ -98,18 +83,16 @@ def test_memory_grows_with_the_longest_request_and_keeps_what_runs(zoo):
 
 def test_keys_and_values_stay_within_their_memory(zoo):
     z = zoo("adapter", "llama")
-    mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
-    bytes_each = position_bytes(mixture.model.config, torch.float32)
-    settings = EngineSettings(slots=8, costs=COSTS, kv_memory=4 * 128 * bytes_each)
-    made = Engine(mixture, tiny.tokenizer(), settings, scalings=z.bundle.scalings).start()
+    memory = 4 * 128 * position_bytes(z.base.config, torch.float32)
+    made = engine_of(z, slots=8, kv_memory=memory)
     try:
         answers = made.generate([request(tokens=100 if i == 3 else 10) for i in range(12)])
         assert [len(a.token_ids) for a in answers] == [100 if i == 3 else 10 for i in range(12)]
-        assert made.steps.cache.nbytes <= settings.kv_memory
+        assert made.steps.cache.nbytes <= memory
     finally:
         made.stop()
     with pytest.raises(InputError, match=r"kv_memory 100 holds 0 positions .* 64 are needed"):
-        Engine(mixture, tiny.tokenizer(), EngineSettings(kv_memory=100, costs=COSTS))
+        engine_of(z, kv_memory=100)
 
 
 def test_a_stop_token_ends_the_answer(engine):

@@ -9,23 +9,12 @@ import pytest
 import torch
 
 from compress.compose import factor_weights
-from serve.engine import Engine
-from serve.mixture import MixtureModel
 from serve.request import GenerationRequest, SamplingParams, Target
-from serve.settings import EngineSettings
 from tests import tiny
-from tests.serve.packed import COSTS
+from tests.serve.packed import COSTS, engine_of
 
 # Batch shape changes rounding: a greedy choice may differ only where the best two are this close.
 NEAR_TIE = 1e-4
-
-
-def engine_of(zoo, **settings):
-    mixture = MixtureModel.load(zoo.bundle, dtype=torch.float32)
-    settings = {"max_model_len": 128, "threads": 1, "costs": COSTS, **settings}
-    return Engine(
-        mixture, tiny.tokenizer(), EngineSettings(**settings), name="tiny", scalings=zoo.bundle.scalings
-    ).start()
 
 
 def request(prompt, mixture, tokens, **params):

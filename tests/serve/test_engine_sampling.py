@@ -6,23 +6,16 @@ import asyncio
 import threading
 
 import pytest
-import torch
 
-from serve.engine import Engine
 from serve.job import EngineError
-from serve.mixture import MixtureModel
 from serve.request import GenerationRequest, SamplingParams, Target
-from serve.settings import EngineSettings
 from tests import tiny
-from tests.serve.packed import COSTS
+from tests.serve.packed import engine_of
 
 
 @pytest.fixture
 def engine(zoo):
-    z = zoo("adapter", "llama")
-    mixture = MixtureModel.load(z.bundle, dtype=torch.float32)
-    settings = EngineSettings(max_model_len=64, slots=3, costs=COSTS)
-    made = Engine(mixture, tiny.tokenizer(), settings, name="tiny", scalings=z.bundle.scalings).start()
+    made = engine_of(zoo("adapter", "llama"), max_model_len=64, slots=3)
     yield made
     made.stop()
 

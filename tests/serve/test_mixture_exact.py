@@ -47,9 +47,9 @@ def test_every_request_of_a_mixed_step_equals_its_own_dense_model(zoo, kind, fam
     # The test can fail: another mixture moves the logits by far more than the tolerance.
     wrong = last_logits(z.reference(MIXTURES[2]), prompts[1])
     assert distance(wrong, references[1]) > 100 * TOLERANCE
-    uniform = all(bank.rank is not None for bank in packed.mixture.banks)
-    if mode == "grouped" and uniform:
-        assert packed.planner.kernels["grouped"]
+    if mode == "grouped":
+        # The adapters have three ranks, for which a batched product would have to be padded.
+        assert bool(packed.planner.kernels["grouped"]) == (kind == "full")
 
 
 @pytest.mark.parametrize(("kind", "family"), CASES)
