@@ -29,7 +29,9 @@ def expected(logits, params, prompt, tokens):
     for token, bias in params.logit_bias.items():
         if 0 <= token < len(logits):
             logits[token] += bias
-    seen = torch.tensor([[*prompt, *tokens]], dtype=torch.long)
+    # Older transformers index with every id; that others are passed over is our own promise.
+    known = [token for token in (*prompt, *tokens) if 0 <= token < len(logits)]
+    seen = torch.tensor([known], dtype=torch.long)
     logits = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(seen, logits[None])[0]
     for token in range(len(logits)):
         count = tokens.count(token)
