@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 # Rows share one length; rounding it up keeps shapes, and with them memory, from changing at every step.
 LENGTH_STEP = 64
-# How many times ``step_tokens`` a step may prefill while nobody decodes.
+# How many times ``step_tokens`` a step may prefill while more requests wait for it than are held up by it.
 UNHURRIED = 4
 
 
@@ -86,10 +86,10 @@ class Scheduler(Generic[T]):
 
     A row costs as much as the longest running entry may need, at ``position_bytes`` a position,
     because all rows share one length. Who does not fit yet is waited for and never overtaken, so
-    nobody starves. A step decodes every entry that is so far, and prefills up to ``step_tokens``
-    less those (UNHURRIED times as many while nobody decodes): one half for the oldest prompt, which
-    therefore always advances, the other for the shortest remaining ones, so that a long prompt stalls
-    neither running answers nor short prompts.
+    nobody starves. A step decodes every entry that is so far, and prefills up to ``step_tokens`` less
+    those; where more prompts wait than answers run, up to as many times that, but at most UNHURRIED
+    times. One half is for the oldest prompt, which therefore always advances, the other for the shortest
+    remaining ones, so that a long prompt stalls neither running answers nor short prompts.
     Running entries fill rows 0..n-1 without gaps.
     """
 
@@ -136,10 +136,9 @@ class Scheduler(Generic[T]):
         """What the next forward pass computes. Changes nothing: ``advance`` does, once it has run."""
         decode = tuple(entry for entry in self.running if entry.state is State.DECODE)
         prompts = [entry for entry in self.running if entry.state is State.PREFILL]
-        room = max(self.step_tokens - len(decode), self.step_tokens // 4, 1)
-        if not decode:
-            # Nobody's answer is held up, and fewer passes read the weights less often.
-            room = UNHURRIED * self.step_tokens
+        # Large passes compute faster; they may hold up few answers for the sake of many, not the reverse.
+        times = min(max(len(prompts) / len(decode), 1), UNHURRIED) if decode else UNHURRIED
+        room = max(int(times * self.step_tokens) - len(decode), self.step_tokens // 4, 1)
         return Step(decode, tuple(_chunks(prompts, room)))
 
     def advance(self, step: Step[T]) -> None:

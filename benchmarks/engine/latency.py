@@ -61,21 +61,19 @@ def main(
             screen.print(f"first token, {name:<24}{values['p50']:7.1f} ms (p95 {values['p95']:.1f})")
 
     facts["stall"] = {}
-    engines = {
-        step: _open(bundle, threads=threads, step_tokens=step, prefix_memory=0)
-        for step in (LONG_PROMPT, 256, 64)
-    }
-    try:
-        gaps: dict[int, list[float]] = {step: [] for step in engines}
-        firsts: dict[int, list[float]] = {step: [] for step in engines}
-        for number in track(range(rounds), description="long prompts", transient=True):
-            for step, one in engines.items():
-                worst, first = asyncio.run(_stall(one, number))
-                gaps[step].append(worst)
-                firsts[step].append(first)
-    finally:
-        for one in engines.values():
-            one.stop()
+    gaps: dict[int, list[float]] = {}
+    firsts: dict[int, list[float]] = {}
+    for step in (LONG_PROMPT, 256, 64):
+        # One at a time: a second engine's OpenMP threads would slow both of them down.
+        engine = _open(bundle, threads=threads, step_tokens=step, prefix_memory=0)
+        try:
+            seen = [
+                asyncio.run(_stall(engine, number))
+                for number in track(range(rounds), description="long prompts", transient=True)
+            ]
+        finally:
+            engine.stop()
+        gaps[step], firsts[step] = [worst for worst, _ in seen], [first for _, first in seen]
     for step, values in gaps.items():
         facts["stall"][str(step)] = {
             "longest_gap": statistics.median(values) * 1e3,

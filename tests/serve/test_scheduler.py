@@ -93,7 +93,9 @@ def check_plan(scheduler, planned, before):
     assert {id(e) for e in planned.decode} == {id(e) for e in scheduler.running if e.state is State.DECODE}, (
         "nobody who decodes is made to wait"
     )
-    room = max(STEP - len(planned.decode), STEP // 4) if planned.decode else UNHURRIED * STEP
+    answers, waiting = len(planned.decode), sum(e.state is State.PREFILL for e in scheduler.running)
+    times = min(UNHURRIED, max(1, waiting / answers)) if answers else UNHURRIED
+    room = max(int(times * STEP) - answers, STEP // 4)
     assert sum(c.stop - c.start for c in planned.prefill) <= room
     assert all(c.start == c.entry.done < c.stop <= c.entry.prompt for c in planned.prefill)
     prompts = [e for e in scheduler.running if e.state is State.PREFILL]
@@ -128,17 +130,31 @@ def test_nobody_starves(arrivals, lasting):
 
 def test_a_long_prompt_stalls_neither_answers_nor_short_prompts():
     scheduler: Scheduler[str] = Scheduler(8, 10**6, 1, 64)
-    answering = Entry("answering", 4, 100)
-    scheduler.add(answering)
+    answering = Entry("answering", 4, 100), Entry("answering too", 4, 100)
+    for entry in answering:
+        scheduler.add(entry)
     step(scheduler)
     long, short = Entry("long", 4000, 4100), Entry("short", 20, 50)
     scheduler.add(long)
     step(scheduler)
     scheduler.add(short)
     planned = step(scheduler)
-    assert planned.decode == (answering,)
-    assert [(c.entry.payload, c.stop - c.start) for c in planned.prefill] == [("long", 43), ("short", 20)]
+    assert planned.decode == answering
+    assert [(c.entry.payload, c.stop - c.start) for c in planned.prefill] == [("long", 42), ("short", 20)]
     assert short.state is State.DECODE and long.state is State.PREFILL
+
+
+@pytest.mark.parametrize(("answers", "prompts", "tokens"), [(0, 1, 400), (4, 4, 96), (2, 4, 198), (1, 9, 399)])
+def test_a_step_prefills_more_where_more_wait_than_it_holds_up(answers, prompts, tokens):
+    scheduler: Scheduler[None] = Scheduler(16, 10**6, 1, 100)
+    for _ in range(answers):
+        scheduler.add(Entry(None, 1, 100))
+    step(scheduler)
+    for _ in range(prompts):
+        scheduler.add(Entry(None, 1000, 1100))
+    planned = step(scheduler)
+    assert len(planned.decode) == answers
+    assert sum(c.stop - c.start for c in planned.prefill) == tokens
 
 
 def test_equal_prompts_end_one_after_the_other():
