@@ -144,7 +144,9 @@ def test_a_long_prompt_stalls_neither_answers_nor_short_prompts():
     assert short.state is State.DECODE and long.state is State.PREFILL
 
 
-@pytest.mark.parametrize(("answers", "prompts", "tokens"), [(0, 1, 400), (4, 4, 96), (2, 4, 198), (1, 9, 399)])
+@pytest.mark.parametrize(
+    ("answers", "prompts", "tokens"), [(0, 1, 400), (4, 4, 96), (2, 4, 198), (1, 9, 399)]
+)
 def test_a_step_prefills_more_where_more_wait_than_it_holds_up(answers, prompts, tokens):
     scheduler: Scheduler[None] = Scheduler(16, 10**6, 1, 100)
     for _ in range(answers):
