@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 # Rows share one length; rounding it up keeps shapes, and with them memory, from changing at every step.
 LENGTH_STEP = 64
-# How many times ``step_tokens`` a step may prefill while more requests wait for it than are held up by it.
-UNHURRIED = 4
+# How many times ``step_tokens`` one step may prefill, for the sake of more prompts than it holds up answers.
+MOST_STEPS = 4
 
 
 class State(StrEnum):
@@ -86,10 +86,10 @@ class Scheduler(Generic[T]):
 
     A row costs as much as the longest running entry may need, at ``position_bytes`` a position,
     because all rows share one length. Who does not fit yet is waited for and never overtaken, so
-    nobody starves. A step decodes every entry that is so far, and prefills up to ``step_tokens`` less
-    those; where more prompts wait than answers run, up to as many times that, but at most UNHURRIED
-    times. One half is for the oldest prompt, which therefore always advances, the other for the shortest
-    remaining ones, so that a long prompt stalls neither running answers nor short prompts.
+    nobody starves. A step decodes every entry that is so far and prefills, so that both together have
+    ``step_tokens``; with p prompts in prefill beside fewer, a, answers, p / a times as many, at most
+    MOST_STEPS times. One half is for the oldest prompt, which therefore always advances, the other for the
+    shortest remaining ones, so that one long prompt stalls neither running answers nor short prompts.
     Running entries fill rows 0..n-1 without gaps.
     """
 
@@ -137,7 +137,7 @@ class Scheduler(Generic[T]):
         decode = tuple(entry for entry in self.running if entry.state is State.DECODE)
         prompts = [entry for entry in self.running if entry.state is State.PREFILL]
         # Large passes compute faster; they may hold up few answers for the sake of many, not the reverse.
-        times = min(max(len(prompts) / len(decode), 1), UNHURRIED) if decode else UNHURRIED
+        times = min(max(len(prompts) / len(decode), 1), MOST_STEPS) if decode else MOST_STEPS
         room = max(int(times * self.step_tokens) - len(decode), self.step_tokens // 4, 1)
         return Step(decode, tuple(_chunks(prompts, room)))
 

@@ -21,7 +21,7 @@ class EngineSettings(BaseSettings):
     of prompt and answer together; None is the model's limit, at most 4096. ``kv_memory``,
     ``prefix_memory``: bytes for keys and values of running requests, and of prompts seen before.
     ``step_tokens``: tokens of a step while answers run, prompts and answers together; a longer
-    prompt takes several. Where more prompts wait than answers run, a step takes up to four times as many.
+    prompt takes several. With more prompts in prefill than answers, a step has up to four times as many.
     ``composed_memory``: bytes for mixtures kept as dense weights, each costing the bytes of the
     weights that experts change; None has room for two. ``composition`` fixes how mixtures are
     served instead of leaving it to the planner. ``costs``: what the planner would measure at

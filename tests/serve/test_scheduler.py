@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.scheduler import UNHURRIED, Entry, Scheduler, State, round_up
+from serve.scheduler import MOST_STEPS, Entry, Scheduler, State, round_up
 
 SLOTS, BUDGET, STEP = 4, 6 * 128, 32
 
@@ -94,7 +94,7 @@ def check_plan(scheduler, planned, before):
         "nobody who decodes is made to wait"
     )
     answers, waiting = len(planned.decode), sum(e.state is State.PREFILL for e in scheduler.running)
-    times = min(UNHURRIED, max(1, waiting / answers)) if answers else UNHURRIED
+    times = min(MOST_STEPS, max(1, waiting / answers)) if answers else MOST_STEPS
     room = max(int(times * STEP) - answers, STEP // 4)
     assert sum(c.stop - c.start for c in planned.prefill) <= room
     assert all(c.start == c.entry.done < c.stop <= c.entry.prompt for c in planned.prefill)
