@@ -11,6 +11,8 @@ from compress.merging.method import merge
 from compress.recipe import ExclusiveRecipe
 
 SAMPLE = 8
+# A smaller share of a delta's energy is rounding, and that is no reason to prefer a reference.
+ROUNDING = 1e-6
 
 
 def choose_reference(
@@ -23,7 +25,8 @@ def choose_reference(
 
     With an adapter among the inputs it is the pretrained base, over which adapters are exact. For
     full checkpoints only, both references are truncated on up to eight matrices spread over the
-    model: at a given rank the squared error decides, at a given energy the rank that it needs.
+    model: at a given rank the squared error decides, at a given energy the rank that it needs; the shared
+    base, which answers prompts of no task without any expert, where neither is better.
     """
     full = {task: f for task, f in finetunes.items() if isinstance(f, Checkpoint)}
     if len(full) < len(finetunes):
@@ -40,6 +43,6 @@ def choose_reference(
                 part = truncate(parameter.to_map(delta), rank=exclusive.rank, energy=exclusive.energy)
                 if exclusive.energy is not None:
                     cost[reference] += part.factors.rank if part.factors else 0
-                else:
-                    cost[reference] += part.energy - part.kept_energy
+                elif (lost := part.energy - part.kept_energy) > ROUNDING * part.energy:
+                    cost[reference] += lost
     return "shared" if cost["shared"] <= cost["pretrained"] else "pretrained"

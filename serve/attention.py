@@ -42,10 +42,13 @@ class Aim:
     """Where the packed tokens of one forward pass belong.
 
     segments: (row, first position, tokens), those of one token first. ``rows`` and ``positions``
-    [tokens] place every token; masks are made once a pass, for each window.
+    [tokens] place every token; masks are made once a pass, for each window. span: so many rows of the
+    cache are read by those of one token, wherever these stand; None reads from their first to their last.
     """
 
-    def __init__(self, segments: Sequence[tuple[int, int, int]], device: torch.device) -> None:
+    def __init__(
+        self, segments: Sequence[tuple[int, int, int]], device: torch.device, span: int | None = None
+    ) -> None:
         self.singles = [s for s in segments if s[2] == 1]
         longer = [s for s in segments if s[2] > 1]
         if [*self.singles, *longer] != list(segments):
@@ -63,10 +66,10 @@ class Aim:
         self._masks: dict[tuple[int, int | None], Tensor] = {}
         if self.singles:
             present = [row for row, _, _ in self.singles]
-            self.low, self.high = min(present), max(present) + 1
+            self.low, self.high = (0, span) if span else (min(present), max(present) + 1)
             # Rounded, as rows are: shapes, and on a GPU kernels, stay the same for many steps.
             self.visible = round_up(max(start for _, start, _ in self.singles) + 1)
-            dense = present == list(range(self.low, self.high))
+            dense = not span and present == list(range(self.low, self.high))
             self.order = None if dense else torch.tensor(present, device=device) - self.low
 
     def single_mask(self, window: int | None, dtype: torch.dtype) -> Tensor:

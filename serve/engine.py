@@ -68,6 +68,7 @@ class Engine:
             # Room for the shared base, which answers static and unknown prompts, and one mixture more.
             2 * mixture.parameter_bytes if settings.composed_memory is None else settings.composed_memory,
             settings.composition,
+            settings.static(),
         )
         self.chooser = Chooser(mixture, self.planner, router, scalings, generation)
         self.planner.pin(self.chooser.shared)
@@ -75,7 +76,7 @@ class Engine:
             settings.slots, int(settings.kv_memory), cost, settings.step_tokens
         )
         self.prefixes = PrefixCache(int(settings.prefix_memory))
-        runner = Runner(mixture, SlotCache(config), self.planner)
+        runner = Runner(mixture, SlotCache(config, settings.static()), self.planner)
         check_decoder(runner)
         self.steps = Steps(
             self.scheduler, runner, self.chooser, self.prefixes, _eos_ids(mixture.model, tokenizer)

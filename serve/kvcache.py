@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from compress.errors import InputError
 from serve.attention import Aim, attending
-from serve.scheduler import round_up
+from serve.scheduler import round_rows, round_up
 
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 # Attributes of decoders whose layers keep a state instead of keys and values.
@@ -35,10 +35,11 @@ class SlotCache(Cache):
 
     A forward pass holds the tokens of several rows packed into one sequence: ``running`` says which,
     and the attention of ``serve.attention`` reads every row's own keys. Memory is taken by
-    ``reserve``: rows x length.
+    ``reserve``: rows x length. static: passes of single tokens read as many rows as ``round_rows`` says.
     """
 
-    def __init__(self, config: PretrainedConfig) -> None:
+    def __init__(self, config: PretrainedConfig, static: bool = False) -> None:
+        self.static = static
         self.rows = self.length = 0
         self.aim: Aim | None = None
         self._stores = [_SlotLayer(self) for _ in range(config.num_hidden_layers)]
@@ -63,7 +64,11 @@ class SlotCache(Cache):
     @contextmanager
     def running(self, segments: Sequence[Segment], device: torch.device) -> Iterator[None]:
         """A forward pass inside computes these segments, packed in this order."""
-        self.aim = Aim([(s.row, s.start, len(s.tokens)) for s in segments], device)
+        places = [(s.row, s.start, len(s.tokens)) for s in segments]
+        span = None
+        if self.static and all(count == 1 for _, _, count in places):
+            span = min(round_rows(max(row for row, _, _ in places) + 1), self.rows)
+        self.aim = Aim(places, device, span)
         try:
             with attending(self.aim):
                 yield

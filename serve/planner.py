@@ -16,6 +16,7 @@ from torch import Tensor
 from serve.costs import Costs, Shape
 from serve.kernels import Grouped, Kernel, Sliced, Stacked, Weights
 from serve.mixture import MixtureModel
+from serve.scheduler import round_rows
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Part:
-    """Segments that one forward pass computes, in this order (``members`` index the step's items).
+    """Segments that one forward pass computes, in this order (``members`` index the step's items;
+    one that is there twice is computed twice).
 
     copy: dense weights of the one mixture they share; else kernels add the experts, which costs
     ``seconds`` beyond the plain pass.
@@ -61,12 +63,17 @@ class Planner:
     than twice the best possible was spent (the rent-or-buy argument). In a mixed batch, rows that
     have a copy may run in a pass of their own. Copies stay under ``budget`` bytes, the least recently
     used one goes first; a pinned one stays.
+
+    static: steps that only decode run the same operations on the same shapes whatever their mixtures,
+    and whatever their number up to ``round_rows`` of it, as capturing them in a graph demands: their
+    last row is repeated, and experts are added in one stacked product.
     """
 
     mixture: MixtureModel
     costs: Costs
     budget: int
     mode: Mode = "auto"
+    static: bool = False
     passes: Counter[str] = field(default_factory=Counter)
     kernels: Counter[str] = field(default_factory=Counter)
     lookups: Counter[str] = field(default_factory=Counter)
@@ -121,7 +128,7 @@ class Planner:
         for kernel in part.kernels:
             self.kernels[type(kernel).__name__.lower()] += 1
         own = [items[index] for index in part.members]
-        if all(item.weights == own[0].weights for item in own):
+        if not self._is_static(own) and all(item.weights == own[0].weights for item in own):
             g = head = self.mixture.g([own[0].weights])
         else:
             rows = self.mixture.g([item.weights for item in own])
@@ -156,7 +163,20 @@ class Planner:
             self._known.popitem(last=False)
         return part
 
+    def _is_static(self, items: Sequence[Item]) -> bool:
+        return self.static and all(item.tokens == 1 for item in items)
+
+    def _static(self, items: Sequence[Item]) -> Part:
+        members = _padded(range(len(items)))
+        rows = [items[i].weights for i in members]
+        if not any(map(any, rows)):
+            return Part(members, "plain")
+        seconds = self.costs.stacked.seconds(self.shape.stacked(len(rows)))
+        return Part(members, "factored", None, (Stacked(slice(None), self.mixture.g(rows)),), seconds)
+
     def _arranged(self, items: Sequence[Item]) -> Part:
+        if self._is_static(items):
+            return self._static(items)
         order = sorted(range(len(items)), key=lambda i: (items[i].tokens > 1, *_rank(items[i].weights)))
         singles = [items[i].weights for i in order if items[i].tokens == 1]
         at = sum(not any(weights) for weights in singles)
@@ -228,6 +248,8 @@ class Planner:
             saved = whole.seconds - rest.seconds - more
             if saved > best:
                 ordered = tuple(sorted(own, key=lambda i: items[i].tokens > 1))
+                if self._is_static([items[i] for i in own]):
+                    ordered = _padded(ordered)
                 renamed = replace(rest, members=tuple(others[i] for i in rest.members))
                 best, found = saved, [Part(ordered, "composed", copy), renamed]
                 if weights in self._kept:
@@ -275,6 +297,10 @@ class Planner:
             self._kept.clear()
             return None
         return self._kept[weights]
+
+
+def _padded(members: Sequence[int]) -> tuple[int, ...]:
+    return (*members, *[members[-1]] * (round_rows(len(members)) - len(members)))
 
 
 def _used(weights: Weights) -> int:

@@ -184,6 +184,11 @@ class Scheduler(Generic[T]):
         return not self.waiting and not self.running
 
 
+def round_rows(rows: int) -> int:
+    """Rows of a decode step of static shape: 1, 2, 4, or a multiple of 8, as vLLM captures its graphs."""
+    return next((few for few in (1, 2, 4) if rows <= few), -(-rows // 8) * 8)
+
+
 def round_up(length: int) -> int:
     """``length`` as rows are allocated."""
     return -(-length // LENGTH_STEP) * LENGTH_STEP

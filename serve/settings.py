@@ -24,8 +24,10 @@ class EngineSettings(BaseSettings):
     prompt takes several. With more prompts in prefill than answers, a step has up to four times as many.
     ``composed_memory``: bytes for mixtures kept as dense weights, each costing the bytes of the
     weights that experts change; None has room for two. ``composition`` fixes how mixtures are
-    served instead of leaving it to the planner. ``costs``: what the planner would measure at
-    start-up (JSON in the environment). ``request_timeout``: seconds after which a request is given up.
+    served instead of leaving it to the planner. ``static_shapes``: steps that only decode come in few
+    shapes, as graphs on a GPU need, for some rows more; None is so everywhere but on the CPU.
+    ``costs``: what the planner would measure at start-up (JSON in the environment).
+    ``request_timeout``: seconds after which a request is given up.
     """
 
     model_config = SettingsConfigDict(env_prefix="TWINSERVE_", extra="forbid")
@@ -39,6 +41,7 @@ class EngineSettings(BaseSettings):
     step_tokens: int = Field(256, ge=1)
     composed_memory: ByteSize | None = Field(None, ge=0)
     composition: Mode = "auto"
+    static_shapes: bool | None = None
     costs: Costs | None = None
     request_timeout: float | None = Field(None, gt=0)
     threads: int | None = Field(None, ge=1)
@@ -57,6 +60,14 @@ class EngineSettings(BaseSettings):
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def static(self) -> bool:
+        """Whether decode steps have static shapes."""
+        return (
+            torch.device(self.torch_device()).type != "cpu"
+            if self.static_shapes is None
+            else self.static_shapes
+        )
 
     def torch_dtype(self) -> torch.dtype:
         if self.dtype != "auto":

@@ -202,18 +202,21 @@ def test_reference_shared_would_truncate_adapters_and_is_refused(zoo, tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize(("seeds", "expected"), [((7, 7, 7), "shared"), ((7, 8, 9), "pretrained")])
-def test_reference_is_chosen_by_measured_error(tmp_path, seeds, expected):
-    """Alike task vectors nearly vanish against their mean; unlike ones gain rank by subtracting it."""
+@pytest.mark.parametrize(
+    ("seeds", "rank", "expected"),
+    [((7, 7, 7), 4, "shared"), ((7, 8, 9), 4, "pretrained"), ((7, 8, 9), 99, "shared")],
+)
+def test_reference_is_chosen_by_measured_error(tmp_path, seeds, rank, expected):
+    """Alike task vectors nearly vanish against their mean; unlike ones gain rank by subtracting it. Where
+    nothing is truncated, errors are rounding, and do not choose."""
     base = tiny.save_base(tmp_path / "base")
     for i, seed in enumerate(seeds):
-        # Of a higher rank than is kept: else both errors are rounding, and the choice is chance.
         tiny.save_finetune(tmp_path / f"t{i}", base, seed, rank=8)
     recipe = write_recipe(
         tmp_path / "r.yaml",
         base=str(tmp_path / "base"),
         experts=[{"task": f"t{i}", "checkpoint": str(tmp_path / f"t{i}")} for i in range(3)],
-        exclusive={"rank": 4},
+        exclusive={"rank": rank},
     )
     assert build_bundle(recipe, tmp_path / "bundle").manifest.reference == expected
 

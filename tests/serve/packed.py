@@ -24,11 +24,13 @@ COSTS = Costs(sliced=RATES, stacked=RATES, grouped=RATES, base={1: 1e-3, 64: 1e-
 class Packed:
     """One model with its cache and planner; ``logits`` runs a step."""
 
-    def __init__(self, zoo: Zoo, mode: Any = "auto", rows: int = 8, length: int = 128) -> None:
+    def __init__(
+        self, zoo: Zoo, mode: Any = "auto", rows: int = 8, length: int = 128, static: bool = False
+    ) -> None:
         self.zoo = zoo
         self.mixture = MixtureModel.load(zoo.bundle, dtype=torch.float32)
-        self.planner = Planner(self.mixture, COSTS, 2 * self.mixture.parameter_bytes, mode)
-        self.cache = SlotCache(self.mixture.model.config)
+        self.planner = Planner(self.mixture, COSTS, 2 * self.mixture.parameter_bytes, mode, static)
+        self.cache = SlotCache(self.mixture.model.config, static)
         self.cache.reserve(rows, length, rows * length)
         self.runner = Runner(self.mixture, self.cache, self.planner)
 

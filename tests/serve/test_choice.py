@@ -16,6 +16,7 @@ from serve.mixture import MixtureModel
 from serve.planner import Planner
 from serve.request import GenerationRequest, SamplingParams, Target
 from tests import tiny
+from tests.bundles import full_zoo
 from tests.serve.packed import COSTS
 
 weights = st.dictionaries(st.sampled_from("abcde"), st.floats(-3, 3, allow_nan=False), max_size=5)
@@ -62,9 +63,11 @@ def test_equal_prompts_are_scored_once(zoo):
 
 
 @pytest.mark.parametrize("mode", ["sliced", "stacked", "grouped"])
-def test_padding_between_prompts_hides_no_token_from_the_experts(zoo, mode):
+def test_padding_between_prompts_hides_no_token_from_the_experts(zoo, tmp_path, mode):
     """Without a composed shared base the router's batch is factored, padded as it is."""
-    z = zoo("adapter" if mode != "grouped" else "full", "llama")
+    # Products of one expert each need experts of one rank.
+    one_rank = {"rank": 8, "reference": "pretrained"}
+    z = full_zoo(tmp_path, "llama", **one_rank) if mode == "grouped" else zoo("adapter", "llama")
     features = HiddenStateFeatures(layer=2)
     batch = [tiny.prompt(i, length) for i, length in enumerate((3, 9, 1))]
     mixture = MixtureModel.load(z.bundle, dtype=torch.float32)

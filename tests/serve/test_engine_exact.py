@@ -34,11 +34,14 @@ def first_difference(reference, prompt, tokens):
     return None
 
 
-@pytest.mark.parametrize("composition", ["auto", "sliced", "stacked", "grouped", "composed"])
+@pytest.mark.parametrize(
+    ("composition", "static"),
+    [(c, False) for c in ("auto", "sliced", "stacked", "grouped", "composed")] + [("auto", True)],
+)
 @pytest.mark.parametrize(
     ("kind", "family"), [("full", f) for f in tiny.FAMILIES] + [("adapter", "llama"), ("adapter", "gpt2")]
 )
-def test_mixed_continuous_batch_is_exact(zoo, kind, family, composition):
+def test_mixed_continuous_batch_is_exact(zoo, kind, family, composition, static):
     z = zoo(kind, family)
     chooser = random.Random(f"{kind} {family}")
     mixtures = [{}, {"t0": 1.0}, {"t1": 1.0}, {"t0": 0.5, "t2": 0.25}, {"t1": 1.25, "t2": -0.25}]
@@ -47,7 +50,7 @@ def test_mixed_continuous_batch_is_exact(zoo, kind, family, composition):
         for i in range(13)
     ]
     # Steps so short that most prompts take several, beside answers that run.
-    engine = engine_of(z, slots=4, step_tokens=16, composition=composition)
+    engine = engine_of(z, slots=4, step_tokens=16, composition=composition, static_shapes=static)
     try:
         answers = engine.generate(requests)
     finally:
