@@ -64,7 +64,7 @@ def build(
     facts: dict[str, ExpertFacts] = {}
     report: dict[str, Any] = {"reference": reference, "experts": {}}
     for expert in recipe.experts:
-        facts[expert.task], rows = _write_one(
+        facts[expert.task], rows = write_one(
             expert, inputs, written, written_sha256, recipe.exclusive, folder, factor_dtype, progress
         )
         report["experts"][expert.task] = {**facts[expert.task].model_dump(), **rows}
@@ -159,7 +159,7 @@ def copy_companions(source: Path, folder: Path, dtype: torch.dtype) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _write_one(
+def write_one(
     expert: ExpertRecipe,
     inputs: Inputs,
     written: Checkpoint,
@@ -169,6 +169,8 @@ def _write_one(
     factor_dtype: torch.dtype,
     progress: Progress,
 ) -> tuple[ExpertFacts, dict[str, Any]]:
+    """Compress one fine-tune against ``written``, the model in base/, into ``folder``/experts/<task>; what it
+    is and costs, and what was kept of each matrix."""
     finetune, table = inputs.finetunes[expert.task], inputs.base.table
     low_rank: dict[str, LowRank] = {}
     dense: dict[str, Tensor] = {}

@@ -56,7 +56,8 @@ class SharedFacts(BaseModel):
 
 
 class Manifest(BaseModel):
-    """bundle.json. ``reference`` says what base/ is: the shared base, or the pretrained one."""
+    """bundle.json. ``reference`` says what base/ is: the shared base, or the pretrained one. ``retired``
+    experts answer nobody: their factors are only there because the shared base is reached through them."""
 
     model_config = ConfigDict(extra="forbid")
     schema_version: int = SCHEMA
@@ -67,6 +68,7 @@ class Manifest(BaseModel):
     recipe: dict[str, Any]
     versions: dict[str, str]
     files: dict[str, str] = {}
+    retired: list[str] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -75,11 +77,27 @@ class Manifest(BaseModel):
                 raise ValueError(f"{task!r} is no task name")
         if set(self.shared.weights) != set(self.experts):
             raise ValueError("shared.weights and experts name different tasks")
+        if not set(self.retired) < set(self.experts):
+            raise ValueError("retired does not name some of the experts")
         return self
 
     @property
     def tasks(self) -> list[str]:
-        return list(self.experts)
+        """Those that can answer."""
+        return [task for task in self.experts if task not in self.retired]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that makes the shared base: base/, and the experts that it is reached through. Equal
+        ones answer alike without any expert: what a router learnt of one holds for the other, whatever
+        else the bundles carry."""
+        made = {name: sha for name, sha in self.files.items() if name.startswith("base/")}
+        for task, weight in self.shared.weights.items():
+            if weight and self.reference == "pretrained":
+                for name, sha in self.files.items():
+                    if name.startswith(f"experts/{task}/") and name.endswith(".safetensors"):
+                        made[f"{name} x {weight}"] = sha
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 
 class Bundle:
@@ -110,7 +128,14 @@ class Bundle:
 
     @property
     def tasks(self) -> list[str]:
+        """Experts that can answer."""
         return self.manifest.tasks
+
+    @property
+    def carried(self) -> list[str]:
+        """All experts whose factors there are, in the order of ``factor_weights``; the shared base may be
+        reached through some that answer nobody any more."""
+        return list(self.manifest.experts)
 
     @property
     def base(self) -> Path:
@@ -121,6 +146,11 @@ class Bundle:
     def scalings(self) -> dict[str, float] | None:
         """lambda_t where the shared base is reached through the experts; None where base/ is it."""
         return self.manifest.shared.weights if self.manifest.reference == "pretrained" else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the shared base, see ``Manifest.fingerprint``."""
+        return self.manifest.fingerprint
 
     def table(self) -> dict[str, Parameter]:
         """The base's parameters."""
@@ -191,15 +221,16 @@ def _check_replaceable(path: Path) -> None:
 
 @contextmanager
 def edit(path: Path) -> Iterator[Path]:
-    """A private copy (hard links) of bundle ``path`` to change; swapped in with a new manifest.
+    """A private copy (hard links) of bundle ``path`` to change; swapped in with new checksums.
 
-    Files of the copy must be replaced, never written into. The bundle stays as it was on any error.
+    Files of the copy must be replaced, never written into, and the manifest by ``seal``. The bundle stays
+    as it was on any error.
     """
-    manifest = Bundle.open(path).manifest
+    Bundle.open(path)
     with staged(path) as folder:
         hard_copy(path, folder)
         yield folder
-        seal(folder, manifest)
+        seal(folder, read_manifest(folder))
 
 
 def seal(folder: Path, manifest: Manifest) -> None:

@@ -89,7 +89,7 @@ def load_composed(
     model = load_model(bundle.base, dtype)
     table = bundle.table()
     experts = [
-        (g, bundle.expert(task, table)) for g, task in zip(weights, bundle.tasks, strict=True) if g != 0.0
+        (g, bundle.expert(task, table)) for g, task in zip(weights, bundle.carried, strict=True) if g != 0.0
     ]
     for name, tensor in model.named_parameters():
         parameter = table[name]

@@ -15,19 +15,21 @@ from compress.errors import InputError
 Finetune = Checkpoint | Adapter
 
 
-def open_finetune(folder: Path, base: Checkpoint) -> Finetune:
+def open_finetune(folder: Path, base: Checkpoint, sha256: str | None = None) -> Finetune:
     """The fine-tune in ``folder``: a PEFT adapter, an expert of a bundle, or a full checkpoint.
 
-    Raises InputError when it is broken, does not fit ``base``, or says in its model card that it
-    belongs to other weights.
+    sha256: hash of the base that fine-tunes started from, where ``base`` is that one rounded; None: its
+    own. Raises InputError when the fine-tune is broken, does not fit ``base``, or says in its model card
+    that it belongs to other weights.
     """
     if not is_adapter(folder):
         return Checkpoint.open(folder, base)
     recorded = recorded_base_hash(folder)
-    if recorded is not None and recorded != base.sha256():
+    expected = sha256 or base.sha256()
+    if recorded is not None and recorded != expected:
         raise InputError(
             f"{folder}: its model card says it was trained on base weights {recorded[:16]}…, but "
-            f"{base.folder} has {base.sha256()[:16]}…; use the base that the adapter was trained on"
+            f"{base.folder} has {expected[:16]}…; use the base that the adapter was trained on"
         )
     return Adapter(folder, base.table)
 

@@ -1,9 +1,8 @@
-"""How far a router may be trusted: probabilities that mean what they say, and unknown prompts."""
+"""Probabilities that mean what they say."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -12,8 +11,7 @@ from scipy.special import log_softmax
 Array = np.ndarray
 
 TEMPERATURES = (0.05, 20.0)
-NEIGHBOURS = 5
-REFERENCES = 1000
+BINS = 15
 
 
 def negative_log_likelihood(logits: Array, labels: Array) -> float:
@@ -46,70 +44,28 @@ def fit_temperature(logits: Array, labels: Array) -> float:
     return float(np.exp(best.x))
 
 
-def expected_calibration_error(probabilities: Array, labels: Array, bins: int = 15) -> float:
+def expected_calibration_error(probabilities: Array, labels: Array, bins: int = BINS) -> float:
     """ECE of Guo et al. 2017, 0 to 1: mean gap between confidence and accuracy.
 
     Predictions [n, K] fall into ``bins`` equal intervals ``(low, high]`` of confidence; each gap
     counts with the share of predictions in its interval.
     """
+    rows = reliability(probabilities, labels, bins)
+    return sum(row["prompts"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(labels)
+
+
+def reliability(probabilities: Array, labels: Array, bins: int = BINS) -> list[dict[str, float]]:
+    """For every interval of confidence that holds predictions: its upper end, how many ``prompts`` it
+    holds, their mean ``confidence`` and their ``accuracy``."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = [abs(confidence[index == b].sum() - right[index == b].sum()) for b in np.unique(index)]
-    return float(sum(gaps) / len(labels))
-
-
-@dataclass(frozen=True)
-class Novelty:
-    """How unlike all training prompts a prompt is, and what is too unlike.
-
-    The distance is ``1 - cosine`` to the fifth nearest training prompt, 0 to 2, over features
-    divided by their deviation (Sun et al. 2022, deep nearest neighbours). references: [m, d],
-    float32 unit vectors. Known prompts have a distance of at most ``threshold``.
-
-    Neighbours and not Gaussians around task means (Lee et al. 2018), because any training prompt
-    may be a neighbour, whereas a Gaussian learns the template that most of them share and turns
-    rewordings away; and not the energy of the logits, which says nothing with a single task.
-    Features are not centred: with one task the mean is the task. Only prompts worded in several
-    ways in training make a router that knows rewordings: ``benchmarks/abstention.py`` measures it.
-    """
-
-    references: Array
-    threshold: float = math.inf
-
-    @classmethod
-    def fit(cls, features: Array, labels: Array, seed: int) -> Novelty:
-        """Keep up to 1,000 scaled features [n, d], evenly of each of ``labels`` [n]."""
-        tasks = np.unique(labels)
-        share = max(NEIGHBOURS, REFERENCES // len(tasks))
-        generator = np.random.default_rng(seed)
-        chosen = [generator.permutation(np.flatnonzero(labels == task))[:share] for task in tasks]
-        return cls(_unit(features[np.sort(np.concatenate(chosen))]).astype(np.float32))
-
-    def distances(self, features: Array) -> Array:
-        """Distance [n] of scaled features [n, d]."""
-        cosines = _unit(features) @ _unit(self.references).T
-        return 1 - np.sort(cosines, axis=1)[:, -NEIGHBOURS]
-
-    def known(self, features: Array) -> Array:
-        """Which of the scaled features [n, d] look like training prompts, bool [n]."""
-        return self.distances(features) <= self.threshold
-
-
-def _unit(vectors: Array) -> Array:
-    vectors = vectors.astype(np.float64)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
-
-
-def rejection_threshold(distances: Array, false_rejection: float) -> float:
-    """The distance that at most a ``false_rejection`` share of like prompts exceeds.
-
-    distances [n] are those of held-out prompts that belong to a task: training prompts lie
-    nearer to each other than any later prompt does. The quantile is that of split conformal prediction
-    (Vovk et al. 2005), rank ``ceil((n + 1)(1 - rate))``: on a later prompt the rate holds on
-    average too, not only on these. Too few of them for the rate: the largest distance.
-    """
-    count = len(distances)
-    # The rate is a decimal fraction: 100 * (1 - 0.02) must not become 98.00000000000001.
-    rank = math.ceil(round((count + 1) * (1 - false_rejection), 9))
-    return float(np.sort(distances)[min(max(rank, 1), count) - 1])
+    return [
+        {
+            "to": (b + 1) / bins,
+            "prompts": int((index == b).sum()),
+            "confidence": float(confidence[index == b].mean()),
+            "accuracy": float(right[index == b].mean()),
+        }
+        for b in np.unique(index).tolist()
+    ]

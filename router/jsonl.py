@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compress.errors import InputError
-from router.text import routing_text
+from router.query import user_turns
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def prompt_of(content: dict[str, Any]) -> str | list[Any]:
     prompt: str | list[Any] = content[key]
     if not isinstance(prompt, kinds[key]):
         raise InputError(f'"{key}" must be a {"string" if key == "prompt" else "list of messages"}')
-    if not routing_text(prompt).strip():
+    if not user_turns(prompt):
         raise InputError(f'"{key}" has no text to route: remove the line or write a prompt')
     return prompt
 

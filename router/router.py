@@ -1,28 +1,29 @@
-"""The router as one object: prompts in, probabilities and a mixture out; its two files."""
+"""The router as one object: conversations in, probabilities and a mixture out."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
-from torch import nn
+from scipy.special import softmax
 
-from compress.errors import InputError
-from router.calibration import NEIGHBOURS, Novelty
-from router.classifier import Classifier
+from router.classifiers import Classifier
+from router.features import Features, Matrix, Progress, query_features
+from router.features.projection import ProjectionFeatures
+from router.novelty import Novelty
+from router.policy import Policy
+from router.query import Query, Turn, clip
+from router.scaling import Scaling
 from router.settings import RouterSettings
-from router.text import routing_tokens
 
-SCHEMA_VERSION = 1
+# Of a longer conversation only the last turns are looked at; with any history below 1 the others
+# hardly count.
+MOST_TURNS = 8
+# A turn of more characters for each of its tokens is clipped before it is tokenised, which would take long.
+CHARACTERS = 32
 
 
 @dataclass(frozen=True)
@@ -41,153 +42,124 @@ class Route:
 
 @dataclass(frozen=True)
 class Router:
-    """A trained router; ``settings.layer`` is the number of layers it was trained on, never None.
+    """A trained router; its ``settings`` name one kind of features, one classifier and the layer.
 
+    novelty: None for a router without prompts to compare with: to it, every prompt is known.
+    fingerprint: of the shared base whose features it knows, "" for features without one.
+    projection: the features of a router without prompts.
     report holds what was measured on held-out prompts, as ``router.train`` describes it.
     """
 
     tasks: tuple[str, ...]
     settings: RouterSettings
+    scaling: Scaling
     classifier: Classifier
-    novelty: Novelty
+    calibration: float
+    novelty: Novelty | None
+    fingerprint: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)
+    projection: ProjectionFeatures | None = None
 
-    def encode(self, tokenizer: Any, text: str) -> list[int]:
-        """Token ids of a routing text as ``route`` wants them: no more than the router looks at."""
-        return routing_tokens(tokenizer, text)[-self.settings.max_tokens :]
+    def query(self, tokenizer: Any, turns: Sequence[str]) -> Query:
+        """A user's turns, oldest first, as ``route`` wants them."""
+        return encode(tokenizer, turns, self.settings)
 
-    def route(self, model: nn.Module, batch: Sequence[Sequence[int]]) -> list[Route]:
-        """Score token id lists with ``model``, the one that the router was trained on.
+    @property
+    def needs_model(self) -> bool:
+        """Whether the shared base has to be at hand in ``route``."""
+        return self._extractor.needs_model
 
-        An empty list, a conversation without a user's word, is unknown: all tasks are equally
-        likely and the shared base answers. Raises InputError for a model of another shape.
+    def reads(self, query: Query) -> int:
+        """How many tokens decoder layers have to read to score it."""
+        if self.settings.features[0] not in ("hidden", "projection"):
+            return 0
+        return sum(len(turn.ids) for turn in query.turns)
+
+    def route(self, model: Any, queries: Sequence[Query], progress: Progress | None = None) -> list[Route]:
+        """Score queries with ``model``, the one that the router was trained on.
+
+        A conversation without a user's word is unknown: all tasks are equally likely and the shared
+        base answers. Raises InputError for a model of another shape.
         """
-        told = [index for index, row in enumerate(batch) if row]
-        features = self.settings.features().extract(model, [batch[index] for index in told])
-        width = len(self.classifier.mean)
-        if features.shape[1] != width:
-            raise InputError(
-                f"the router was trained on hidden states of size {width}, this model's have "
-                f"{features.shape[1]}: train a router for this model"
-            )
-        probabilities = np.full((len(batch), len(self.tasks)), 1 / len(self.tasks))
-        probabilities[told] = self.classifier.probabilities(features)
-        known = np.zeros(len(batch), dtype=bool)
-        known[told] = self.novelty.known(features / self.classifier.scale)
-        return [self._route(*row) for row in zip(probabilities, known.tolist(), strict=True)]
+        shown = [list(self._prefixes(query)) for query in queries]
+        features = self.features(model, [query for own in shown for query in own], progress)
+        scores = iter(self._scores(features))
+        return [self._route([next(scores) for _ in own]) for own in shown]
 
-    def _route(self, row: np.ndarray, known: bool) -> Route:
-        probabilities = dict(zip(self.tasks, row.tolist(), strict=True))
-        mixture = self.settings.policy().mixture(probabilities, known)
+    def decide(self, x: Matrix) -> list[Route]:
+        """Routes of scaled features [n, d], each a conversation of its own."""
+        return [self._route([score]) for score in self._scores(x)]
+
+    def features(self, model: Any, queries: Sequence[Query], progress: Progress | None = None) -> Matrix:
+        """Scaled features of queries that hold words."""
+        found = query_features(self._extractor, model, queries, self.settings.history, progress)
+        return self.scaling.apply(found)
+
+    def probabilities(self, x: Matrix) -> np.ndarray:
+        """Calibrated probabilities [n, K] of scaled features; rows sum to 1, and features that are not
+        finite say nothing: all tasks are equally likely."""
+        found: np.ndarray = softmax(self.classifier.logits(x) / self.calibration, axis=1)
+        found[~np.isfinite(found).all(axis=1)] = 1 / len(self.tasks)
+        return found
+
+    @cached_property
+    def _policy(self) -> Policy:
+        return self.settings.policy()
+
+    @cached_property
+    def _extractor(self) -> Features:
+        return self.projection or self.settings.extractor(self.settings.features[0])
+
+    def known(self, x: Matrix, probabilities: np.ndarray) -> np.ndarray:
+        """Which of the scaled features [n, d] are like prompts of the task they go to, bool [n]."""
+        if self.novelty is None:
+            # Without prompts to compare with, numbers are all that can be asked for.
+            finite: np.ndarray = np.isfinite(x).all(axis=1)
+            return finite
+        return self.novelty.known(x, probabilities.argmax(axis=1))
+
+    def _prefixes(self, query: Query) -> Iterator[Query]:
+        # A sticky router decides turn by turn, as the conversation did.
+        if not query.turns:
+            return
+        first = 1 if self.settings.sticky else len(query.turns)
+        for end in range(first, len(query.turns) + 1):
+            yield Query(query.turns[:end])
+
+    def _scores(self, x: Matrix) -> list[tuple[dict[str, float], bool]]:
+        if not x.shape[0]:
+            return []
+        probabilities = self.probabilities(x)
+        known = self.known(x, probabilities).tolist()
+        rows = (dict(zip(self.tasks, row, strict=True)) for row in probabilities.tolist())
+        return list(zip(rows, known, strict=True))
+
+    def _route(self, scores: Sequence[tuple[dict[str, float], bool]]) -> Route:
+        if not scores:
+            even = dict.fromkeys(self.tasks, 1 / len(self.tasks))
+            return Route(even, 1 / len(self.tasks), False, {})
+        mixture: dict[str, float] = {}
+        for probabilities, known in scores:
+            if not self._stays(mixture, probabilities, known):
+                mixture = self._policy.mixture(probabilities, known)
+        probabilities, known = scores[-1]
         return Route(probabilities, max(probabilities.values()), known, mixture)
 
-    def save(self, folder: Path) -> None:
-        """Write router.json and router.safetensors into ``folder``, which is made if missing."""
-        head = _Head(
-            schema_version=SCHEMA_VERSION,
-            tasks=list(self.tasks),
-            settings=self.settings,
-            temperature=self.classifier.temperature,
-            distance_threshold=self.novelty.threshold,
-            report=dict(self.report),
-        )
-        arrays = {
-            "mean": self.classifier.mean,
-            "scale": self.classifier.scale,
-            "coef": self.classifier.coef,
-            "intercept": self.classifier.intercept,
-            "references": self.novelty.references,
-        }
-        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / "router.safetensors", save(arrays))
-        _replace(folder / "router.json", (head.model_dump_json(indent=2) + "\n").encode())
-
-    @classmethod
-    def load(cls, folder: Path) -> Router:
-        """Read what ``save`` wrote. InputError if files are missing, damaged or of another version."""
-        head = _read_head(folder / "router.json")
-        arrays = _read_arrays(folder / "router.safetensors", len(head.tasks))
-        classifier = Classifier(
-            arrays["mean"],
-            arrays["scale"],
-            arrays["coef"],
-            arrays["intercept"],
-            head.temperature,
-        )
-        novelty = Novelty(arrays["references"], head.distance_threshold)
-        return cls(tuple(head.tasks), head.settings, classifier, novelty, head.report)
+    def _stays(self, mixture: Mapping[str, float], probabilities: Mapping[str, float], known: bool) -> bool:
+        if not mixture or not self.settings.sticky:
+            return False
+        task = max(mixture, key=lambda t: mixture[t])
+        return not known or max(probabilities.values()) <= probabilities[task] + self.settings.sticky
 
 
-class _Head(BaseModel):
-    """router.json."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_version: int
-    tasks: list[str] = Field(min_length=1)
-    settings: RouterSettings
-    temperature: float = Field(gt=0, allow_inf_nan=False)
-    distance_threshold: float = Field(ge=0, allow_inf_nan=False)
-    report: dict[str, Any]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    # The old file may be a hard link shared with another bundle: it must not be written into.
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
-def _read_head(path: Path) -> _Head:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}): train the router again") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: schema_version {version!r} is not supported, only {SCHEMA_VERSION}: "
-            "train the router again with this version of twinserve"
-        )
-    try:
-        head = _Head.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}: train the router again") from error
-    if len(set(head.tasks)) != len(head.tasks):
-        raise InputError(f"{path}: tasks: a task is named twice: train the router again")
-    if head.settings.layer is None:
-        raise InputError(f"{path}: settings.layer: a number is needed: train the router again")
-    return head
-
-
-def _read_arrays(path: Path, tasks: int) -> dict[str, np.ndarray]:
-    try:
-        arrays = load_file(path)
-    except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read ({error}): train the router again") from error
-    width = math.prod(arrays["mean"].shape) if "mean" in arrays else 0
-    references = len(arrays["references"]) if "references" in arrays else 0
-    shapes = {
-        "mean": (width,),
-        "scale": (width,),
-        "coef": (tasks, width),
-        "intercept": (tasks,),
-        "references": (max(references, NEIGHBOURS), width),
-    }
-    if set(arrays) != set(shapes):
-        raise InputError(
-            f"{path}: holds {sorted(arrays)} instead of {sorted(shapes)}: train the router again"
-        )
-    for name, shape in shapes.items():
-        array = arrays[name]
-        if array.shape != shape or array.dtype != np.float32:
-            raise InputError(
-                f"{path}: {name} is {array.dtype} {array.shape} instead of float32 {shape}: "
-                "train the router again"
-            )
-        if not np.isfinite(array).all() or (name == "scale" and not (array > 0).all()):
-            raise InputError(f"{path}: {name} holds unusable numbers: train the router again")
-    return arrays
+def encode(tokenizer: Any, turns: Sequence[str], settings: RouterSettings) -> Query:
+    """A query of a user's turns: what a router is trained on is what it must be asked with."""
+    limit = settings.max_tokens
+    seen = MOST_TURNS if settings.history or settings.sticky else 1
+    texts = [clip(turn.strip(), CHARACTERS * limit) for turn in turns[-seen:]]
+    found = []
+    for text in texts:
+        ids = clip(list(tokenizer(text, verbose=False)["input_ids"]), limit) if text else []
+        if ids:
+            found.append(Turn(text, tuple(ids)))
+    return Query(tuple(found))

@@ -2,46 +2,92 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from router.features import HiddenStateFeatures
+from router.classifiers import CLASSIFIER_KINDS, ClassifierKind
+from router.features import FeatureKind, Features
 from router.policy import Policy
 
 
 class RouterSettings(BaseModel):
     """Every setting has a default that works; unknown keys are refused.
 
-    layer, pooling, max_tokens: see HiddenStateFeatures.
-    top_k, threshold:           see Policy.
-    false_rejection:            share of prompts that do belong to a task which may be sent to the
-                                shared base by mistake (0 to below 1).
-    seed:                       decides which prompts train, which calibrate and which test.
+    features, classifiers:     which are compared in training (one name or several); the trained router
+                               has one of each.
+    layer, pooling:            see HiddenStateFeatures. encoder: see SentenceFeatures.
+    max_tokens:                of a longer turn, only its first and last tokens are seen, this many.
+    history:                   weight of a user's turn relative to the one after it, 0 to 1; 0 routes by
+                               the last turn alone.
+    sticky:                    by how much another task must be more probable than the one that answered
+                               the turn before, 0 to 1; above 0, a turn like no task's does not end a
+                               conversation with an expert either.
+    top_k, threshold, certain, temperature, total: see Policy.
+    false_rejection:           share of prompts that do belong to a task which may be sent to the
+                               shared base by mistake (0 to below 1).
+    seed:                      decides which prompts train and which test.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    layer: int | None = Field(None, ge=1)
+    features: tuple[FeatureKind, ...] = Field(default=("embedding", "tfidf", "hidden"), min_length=1)
+    classifiers: tuple[ClassifierKind, ...] = Field(default=CLASSIFIER_KINDS, min_length=1)
+    layer: int | None = Field(default=None, ge=1)
     pooling: Literal["mean", "last"] = "mean"
-    max_tokens: int = Field(256, ge=1)
-    top_k: int = Field(1, ge=1)
-    threshold: float = Field(0.5, ge=0, le=1)
-    false_rejection: float = Field(0.02, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
+    encoder: str | None = None
+    max_tokens: int = Field(default=256, ge=2)
+    history: float = Field(default=0.5, ge=0, le=1)
+    sticky: float = Field(default=0.0, ge=0, le=1)
+    threshold: float = Policy.model_fields["threshold"].default
+    top_k: int = Policy.model_fields["top_k"].default
+    certain: float = Policy.model_fields["certain"].default
+    temperature: float = Policy.model_fields["temperature"].default
+    total: float = Policy.model_fields["total"].default
+    false_rejection: float = Field(default=0.015, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
 
-    def features(self) -> HiddenStateFeatures:
-        return HiddenStateFeatures(layer=self.layer, pooling=self.pooling, max_tokens=self.max_tokens)
+    @field_validator("features", "classifiers", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _complete(self) -> RouterSettings:
+        dataless = (self.features == ("projection",), self.classifiers == ("dataless",))
+        if any(dataless) and not all(dataless):
+            raise ValueError("projection features and the dataless classifier need each other, and no other")
+        if "projection" in self.features and not any(dataless):
+            raise ValueError("projection features come alone: train without prompts to get them")
+        if "sentence" in self.features and not self.encoder:
+            raise ValueError("features 'sentence' need an encoder: a folder or hub id of one")
+        self.policy()
+        return self
+
+    def extractor(self, kind: FeatureKind) -> Features:
+        """The features of one kind, as set here; those of the experts' factors are the router's own."""
+        from router.features.embedding import EmbeddingFeatures
+        from router.features.hidden import HiddenStateFeatures
+        from router.features.sentence import SentenceFeatures
+        from router.features.tfidf import TfidfFeatures
+
+        if kind == "hidden":
+            return HiddenStateFeatures(layer=self.layer, pooling=self.pooling)
+        if kind == "sentence":
+            assert self.encoder is not None
+            return SentenceFeatures(self.encoder)
+        assert kind != "projection"
+        return EmbeddingFeatures() if kind == "embedding" else TfidfFeatures()
 
     def policy(self) -> Policy:
-        return Policy(top_k=self.top_k, threshold=self.threshold)
+        return Policy(**{name: getattr(self, name) for name in Policy.model_fields})
 
 
 class RouterRecipe(RouterSettings):
     """The router section of a recipe: the settings, and the prompts labelled by task: one JSONL file, or
-    a folder with a file a task."""
+    a folder with a file a task. Without prompts the router is made of the experts' factors."""
 
-    prompts: str
+    prompts: str | None = None
 
     def settings(self) -> RouterSettings:
         return RouterSettings(**self.model_dump(exclude={"prompts"}))

@@ -1,166 +1,137 @@
-"""Labelled prompts to a router, split, fitted, calibrated and tested by the tool itself."""
+"""Labelled prompts to a router: compared, fitted, calibrated and tested by the tool itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import nn
+from scipy import sparse
 
 from compress.errors import InputError
-from router.calibration import (
-    Novelty,
-    expected_calibration_error,
-    fit_temperature,
-    negative_log_likelihood,
-    rejection_threshold,
-)
-from router.classifier import Classifier
-from router.features import Progress
-from router.jsonl import prompt_of, read_jsonl
-from router.router import Router
+from router.calibration import fit_temperature
+from router.classifiers import classifier_class
+from router.features import FeatureKind, Matrix, query_features
+from router.features.prefix import depth_of
+from router.measure import measure
+from router.novelty import Novelty, task_thresholds
+from router.prompts import Prompt, distinct
+from router.query import Query
+from router.router import Router, encode
+from router.scaling import Scaling
+from router.selection import choose, compare, cross_fit, table
 from router.settings import RouterSettings
-from router.text import routing_text, routing_tokens
 
-FEWEST_PROMPTS = 10
-SPLITS = ("train", "validation", "test")
-HELD_OUT_SHARE = 0.15
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One labelled example: the text that would be routed, and the task it belongs to."""
-
-    task: str
-    text: str
-
-
-def read_prompts(path: Path, tasks: Sequence[str]) -> list[Prompt]:
-    """Labelled prompts of a JSON Lines file, ``{"task": …, "prompt" | "messages": …}`` a line; or of a
-    folder with one such file a task, ``<task>.jsonl``, whose lines need not name it.
-
-    Of a folder only the files of ``tasks`` are read. Raises InputError that starts with
-    ``file:line:`` for a bad line.
-    """
-    if not path.is_dir():
-        return read_jsonl(path, _prompt, '{"task": "NAME", "prompt": "TEXT"}')
-    prompts: list[Prompt] = []
-    for task in tasks:
-        parse = partial(_prompt, default=task)
-        prompts += read_jsonl(path / f"{task}.jsonl", parse, '{"prompt": "TEXT"}')
-    return prompts
-
-
-def _prompt(content: dict[str, Any], default: str | None = None) -> Prompt:
-    task = content.get("task", default)
-    if not isinstance(task, str) or not task:
-        raise InputError('"task" must be the name of a task')
-    if default is not None and task != default:
-        raise InputError(f'"task" is {task!r} in the file of {default!r}: move the line to its own file')
-    return Prompt(task, routing_text(prompt_of(content)).strip())
+TEST_SHARE = 0.15
+Stage = Callable[[str, int, int], None]
 
 
 def train_router(
-    model: nn.Module,
+    model: Any,
     tokenizer: Any,
     prompts: Sequence[Prompt],
     tasks: Sequence[str],
     settings: RouterSettings,
-    progress: Progress | None = None,
+    progress: Stage | None = None,
+    fingerprint: str = "",
 ) -> tuple[Router, dict[str, Any]]:
     """A router over ``tasks`` for ``model``, and what it measures on prompts kept for testing.
 
-    Prompts that occur twice count once, those given to several tasks not at all. The rest is
-    split 70/15/15 within each task: features of the first part fit classifier and novelty, the
-    second sets temperature and threshold, the third is only measured. Equal seeds give equal
-    routers. Raises InputError for a task with fewer than 10 prompts left, or an unknown one.
+    Prompts that occur twice count once, those given to several tasks not at all. 15 % of the rest, drawn
+    within each task, are only measured. With the others features and classifier are chosen by
+    cross-validation (``router.selection``), and temperature and threshold are set on what fits without
+    a prompt say of it. Equal seeds give equal routers. ``progress`` hears (stage, done, total).
 
-    The report: ``counts`` {split: {task: n}}, ``dropped`` {duplicates, conflicts}, and on the test
-    split ``accuracy``, ``ece``, ``nll`` (nats), ``false_rejection`` (share sent to the shared base
-    as unknown), ``below_threshold`` (share sent there as unsure), ``false_rejection_by_task``,
-    ``confusion`` [true][predicted] in the order of ``tasks``.
+    Raises InputError for a task with fewer than 10 prompts left, an unknown one, or a model whose
+    features are not finite.
+
+    The report: ``counts`` {split: {task: n}}, ``dropped`` {duplicates, conflicts}, ``comparison`` (a row
+    a candidate) and ``reason``, and what ``router.measure`` says of the test prompts.
     """
+    if "projection" in settings.features:
+        raise InputError("router: projection features are for routers without prompts: give none")
     kept, dropped = distinct(prompts, tasks)
     labels = np.array([tasks.index(prompt.task) for prompt in kept])
-    split = _split(labels, len(tasks), settings.seed)
-    tokens = [routing_tokens(tokenizer, prompt.text) for prompt in kept]
-    settings = settings.model_copy(update={"layer": settings.features().depth(model)})
-    features = settings.features().extract(model, tokens, progress)
-    if not np.isfinite(features).all():
-        raise InputError("the model gives hidden states that are not finite: use float32 or bfloat16")
-
-    train, validation, test = (split == part for part in range(len(SPLITS)))
-    classifier = Classifier.fit(features[train], labels[train], len(tasks))
-    temperature = fit_temperature(classifier.logits(features[validation]), labels[validation])
-    classifier = replace(classifier, temperature=temperature)
-    scaled = features / classifier.scale
-    novelty = Novelty.fit(scaled[train], labels[train], settings.seed)
-    threshold = rejection_threshold(novelty.distances(scaled[validation]), settings.false_rejection)
-    novelty = replace(novelty, threshold=threshold)
-
-    counts = {
-        name: {task: int(((split == part) & (labels == index)).sum()) for index, task in enumerate(tasks)}
-        for part, name in enumerate(SPLITS)
+    test = held_out(labels, settings.seed)
+    train = ~test
+    queries = [encode(tokenizer, prompt.turns, settings) for prompt in kept]
+    for query, prompt in zip(queries, kept, strict=True):
+        if not query.turns:
+            raise InputError(f"a prompt of task {prompt.task!r} has no tokens: nothing to route")
+    if "hidden" in settings.features:
+        settings = settings.model_copy(update={"layer": depth_of(model, settings.layer)})
+    extracted = {
+        kind: _extract(kind, model, queries, settings, progress) for kind in dict.fromkeys(settings.features)
     }
-    router = Router(tuple(tasks), settings, classifier, novelty)
-    measured = _measure(router, features[test], labels[test])
-    report = {"counts": counts, "dropped": dropped, **measured}
+    candidates = compare(
+        {kind: matrix[train] for kind, matrix in extracted.items()},
+        settings.classifiers if len(tasks) > 1 else ("logistic",),
+        labels[train],
+        len(tasks),
+        settings.seed,
+        None if progress is None else lambda done, total: progress("router: comparing", done, total),
+    )
+    chosen, reason = choose(candidates)
+    settings = settings.model_copy(
+        update={"features": (chosen.features,), "classifiers": (chosen.classifier,)}
+    )
+    features = extracted[chosen.features]
+    router = fit(features[train], labels[train], tuple(tasks), settings, fingerprint)
+    counts = {
+        name: {task: int((split & (labels == index)).sum()) for index, task in enumerate(tasks)}
+        for name, split in (("train", train), ("test", test))
+    }
+    report = {
+        "counts": counts,
+        "dropped": dropped,
+        "comparison": table(candidates, chosen),
+        "reason": reason,
+        **measure(router, router.scaling.apply(features[test]), labels[test]),
+    }
     return replace(router, report=report), report
 
 
-def distinct(prompts: Sequence[Prompt], tasks: Sequence[str]) -> tuple[list[Prompt], dict[str, int]]:
-    """Prompts of exactly one task, each once, and how many were dropped as duplicates or conflicts.
+def fit(
+    features: Matrix, labels: np.ndarray, tasks: tuple[str, ...], settings: RouterSettings, fingerprint: str
+) -> Router:
+    """A calibrated router from features [n, d]; ``settings`` name one kind of features and classifier."""
+    kind = settings.classifiers[0]
+    held = cross_fit(features, labels, len(tasks), kind, settings.seed, novelty=True)
+    scaling = Scaling.fit(features)
+    x = scaling.apply(features)
+    thresholds = task_thresholds(held.distances, labels, settings.false_rejection)
+    return Router(
+        tasks,
+        settings,
+        scaling,
+        classifier_class(kind).fit(x, labels, len(tasks), settings.seed),
+        fit_temperature(held.logits, labels),
+        replace(Novelty.fit(x, labels, settings.seed), thresholds=thresholds),
+        fingerprint if settings.extractor(settings.features[0]).needs_model else "",
+    )
 
-    Raises InputError for an unknown task, or one with fewer than 10 prompts left.
-    """
-    owners: dict[str, set[str]] = {}
-    for prompt in prompts:
-        if prompt.task not in tasks:
-            raise InputError(f"a prompt names the task {prompt.task!r}; known: {', '.join(tasks)}")
-        owners.setdefault(prompt.text, set()).add(prompt.task)
-    kept = [Prompt(next(iter(owner)), text) for text, owner in owners.items() if len(owner) == 1]
-    for task in tasks:
-        count = sum(prompt.task == task for prompt in kept)
-        if count < FEWEST_PROMPTS:
-            raise InputError(
-                f"task {task!r} has {count} distinct prompts of its own: give at least {FEWEST_PROMPTS}"
-            )
-    conflicts = sum(len(owner) > 1 for owner in owners.values())
-    return kept, {"duplicates": len(prompts) - len(owners), "conflicts": conflicts}
+
+def _extract(
+    kind: FeatureKind,
+    model: Any,
+    queries: Sequence[Query],
+    settings: RouterSettings,
+    progress: Stage | None,
+) -> Matrix:
+    heard = None if progress is None else lambda done, total: progress(f"router: {kind}", done, total)
+    features = query_features(settings.extractor(kind), model, queries, settings.history, heard)
+    numbers = features.data if sparse.issparse(features) else features
+    if not np.isfinite(numbers).all():
+        raise InputError(f"the model gives {kind} features that are not finite: use float32 or bfloat16")
+    return features
 
 
-def _split(labels: np.ndarray, tasks: int, seed: int) -> np.ndarray:
-    """Index into SPLITS of every prompt, drawn anew within each task."""
+def held_out(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Which prompts are for testing, bool [n], drawn within each of ``labels`` [n]."""
     generator = np.random.default_rng(seed)
-    split = np.zeros(len(labels), dtype=int)
-    for task in range(tasks):
+    test = np.zeros(len(labels), dtype=bool)
+    for task in np.unique(labels):
         order = generator.permutation(np.flatnonzero(labels == task))
-        held = max(1, round(HELD_OUT_SHARE * len(order)))
-        split[order[:held]] = SPLITS.index("validation")
-        split[order[held : 2 * held]] = SPLITS.index("test")
-    return split
-
-
-def _measure(router: Router, features: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    probabilities = router.classifier.probabilities(features)
-    predicted = probabilities.argmax(axis=1)
-    rejected = ~router.novelty.known(features / router.classifier.scale)
-    unsure = ~rejected & (probabilities.max(axis=1) < router.settings.threshold)
-    confusion = np.zeros((len(router.tasks), len(router.tasks)), dtype=int)
-    np.add.at(confusion, (labels, predicted), 1)
-    logits = router.classifier.logits(features) / router.classifier.temperature
-    return {
-        "accuracy": float((predicted == labels).mean()),
-        "ece": expected_calibration_error(probabilities, labels),
-        "nll": negative_log_likelihood(logits, labels),
-        "false_rejection": float(rejected.mean()),
-        "below_threshold": float(unsure.mean()),
-        "false_rejection_by_task": {
-            task: float(rejected[labels == index].mean()) for index, task in enumerate(router.tasks)
-        },
-        "confusion": confusion.tolist(),
-    }
+        test[order[: max(1, round(TEST_SHARE * len(order)))]] = True
+    return test

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from compress.compose import factor_weights
-from router import Route, Router
+from router import Query, Route, Router
 from serve.kernels import Weights
 from serve.mixture import MixtureModel
 from serve.planner import Planner
@@ -36,27 +36,26 @@ class Chooser:
         self.scalings, self.generation = scalings, generation
         self.hits = self.misses = 0
         self.shared = self.weights({})
-        self._routes: OrderedDict[tuple[int, ...], Route] = OrderedDict()
+        self._routes: OrderedDict[bytes, Route] = OrderedDict()
 
     def weights(self, mixture: Mapping[str, float]) -> Weights:
         """g of compress.compose for a snapped mixture."""
         return tuple(factor_weights(mixture, self.mixture.tasks, self.scalings))
 
-    def known(self, ids: Sequence[int]) -> bool:
-        """Whether the router's scores of these token ids are at hand."""
-        return tuple(ids) in self._routes
+    def tokens(self, query: Query) -> int:
+        """How many tokens the router would have to read for it; none for scores that are at hand."""
+        return 0 if self.router is None or query.key in self._routes else self.router.reads(query)
 
-    def routes(self, batch: Sequence[Sequence[int]]) -> list[Route]:
-        """The router's scores of token id lists, in one batch; equal ones are scored once."""
-        keys = [tuple(ids) for ids in batch]
-        fresh = list(dict.fromkeys(key for key in keys if key not in self._routes))
-        self.hits += len(keys) - len(fresh)
+    def routes(self, queries: Sequence[Query]) -> list[Route]:
+        """The router's scores, in one batch; equal queries are scored once."""
+        fresh = {query.key: query for query in queries if query.key not in self._routes}
+        self.hits += len(queries) - len(fresh)
         self.misses += len(fresh)
-        found = dict(zip(fresh, self._score(fresh), strict=True))
-        routes = [found[key] if key in found else self._routes[key] for key in keys]
-        for key, route in zip(keys, routes, strict=True):
-            self._routes[key] = route
-            self._routes.move_to_end(key)
+        found = dict(zip(fresh, self._score(list(fresh.values())), strict=True))
+        routes = [found.get(query.key) or self._routes[query.key] for query in queries]
+        for query, route in zip(queries, routes, strict=True):
+            self._routes[query.key] = route
+            self._routes.move_to_end(query.key)
         while len(self._routes) > MOST_REMEMBERED:
             self._routes.popitem(last=False)
         return routes
@@ -74,12 +73,14 @@ class Chooser:
             return Routing(mixture, "request", None, "mixture", generation)
         return Routing(mixture, "router", route.confidence, "dynamic", generation)
 
-    def _score(self, batch: Sequence[Sequence[int]]) -> list[Route]:
-        if not batch:
+    def _score(self, queries: Sequence[Query]) -> list[Route]:
+        if not queries:
             return []
         assert self.router is not None
-        with self.planner.uniform(self.shared, sum(map(len, batch))):
-            return self.router.route(self.mixture.model, batch)
+        if not self.router.needs_model:
+            return self.router.route(self.mixture.model, queries)
+        with self.planner.uniform(self.shared, max(1, sum(map(self.router.reads, queries)))):
+            return self.router.route(self.mixture.model, queries)
 
 
 def snap(mixture: Mapping[str, float]) -> dict[str, float]:

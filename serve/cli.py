@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from compress.errors import InputError
-from serve.commands import ask, build, evaluate, inspect, run
+from serve.commands import ask, build, evaluate, grow, inspect, run
 
 app = typer.Typer(
     name="twinserve",
@@ -23,6 +23,8 @@ for command in (
     build.build,
     build.compress,
     build.train_router,
+    grow.add,
+    grow.remove,
     inspect.inspect,
     evaluate.evaluate,
     run.serve,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from serve.mixture import MixtureModel
 from serve.request import Target
 from serve.settings import EngineSettings
 
-ARMS = ("base", "static", "dynamic", "oracle", "own")
+ARMS = ("base", "static", "random", "dynamic", "oracle", "own")
 SCALINGS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 Data = Mapping[str, Sequence[Item]]
 # (what runs, number of prompts) -> a callback for every finished prompt
@@ -76,7 +77,7 @@ def compare(
     try:
         if result.static_scaling is None:
             result.scores["static"] = score(engine, data, _static, progress("static", count))
-        for arm, target in (("dynamic", _dynamic), ("oracle", _oracle)):
+        for arm, target in (("random", _random(tasks)), ("dynamic", _dynamic), ("oracle", _oracle)):
             result.scores[arm] = score(engine, data, target, progress(arm, count))
     finally:
         engine.stop()
@@ -116,7 +117,7 @@ def tune_static(
 
 
 def _scaled(bundle: Bundle, scaling: float, settings: EngineSettings) -> Any:
-    weights = [scaling] * len(bundle.tasks)
+    weights = [scaling] * len(bundle.carried)
     return load_composed(bundle, weights, device=settings.torch_device(), dtype=settings.torch_dtype())
 
 
@@ -126,6 +127,12 @@ def _static(_: str) -> Target:
 
 def _dynamic(_: str) -> Target:
     return Target("dynamic")
+
+
+def _random(tasks: Sequence[str]) -> Callable[[str], Target]:
+    """Any expert: what routing is worth beyond having the experts."""
+    generator = random.Random(0)
+    return lambda _: Target("task", task=generator.choice(tasks))
 
 
 def _oracle(task: str) -> Target:
@@ -138,7 +145,8 @@ def _storage(bundle: Bundle) -> dict[str, float]:
     one = sizes["base"] / base
     oracle = dynamic - sizes["router"] / base
     own = one * len(bundle.tasks)
-    return {"base": one, "static": one, "dynamic": dynamic, "oracle": oracle, "own": own}
+    experts = dict.fromkeys(("random", "oracle"), oracle)
+    return {"base": one, "static": one, "dynamic": dynamic, "own": own, **experts}
 
 
 def _verified_base(bundle: Bundle) -> Checkpoint:

@@ -18,7 +18,7 @@ from compress.bundle import Bundle
 from compress.compose import check_mixture
 from compress.errors import InputError
 from compress.loading import load_tokenizer
-from router import Route, Router
+from router import Query, Route, Router, load_router
 from serve import sampler
 from serve.choice import Chooser
 from serve.costs import calibrate
@@ -54,10 +54,12 @@ class Engine:
         scalings: dict[str, float] | None = None,
         router: Router | None = None,
         generation: int = 1,
+        tasks: Sequence[str] | None = None,
     ) -> None:
         config = mixture.model.config.get_text_config(decoder=True)
         self.name, self.tokenizer, self.router, self.generation = name, tokenizer, router, generation
-        self.mixture, self.tasks = mixture, mixture.tasks
+        # Some experts may only be there for the shared base.
+        self.mixture, self.tasks = mixture, mixture.tasks if tasks is None else list(tasks)
         weight = next(mixture.model.parameters())
         cost = position_bytes(config, weight.dtype)
         self.max_model_len = _fitting(config, settings, cost)
@@ -127,15 +129,17 @@ class Engine:
         device, dtype = settings.torch_device(), settings.torch_dtype()
         if device == "cpu" and dtype is not torch.float32 and not fast_on_cpu(dtype):
             log.warning("this processor has no %s arithmetic: float32 will be faster", dtype)
-        mixture = MixtureModel.load(bundle, device=device, dtype=dtype)
         folder = path / "router"
+        router = load_router(folder, bundle.fingerprint, bundle.tasks) if folder.is_dir() else None
+        mixture = MixtureModel.load(bundle, device=device, dtype=dtype)
         return cls(
             mixture,
             load_tokenizer(bundle.base),
             settings,
             name=name or path.resolve().name,
             scalings=bundle.scalings,
-            router=Router.load(folder) if folder.is_dir() else None,
+            router=router,
+            tasks=bundle.tasks,
         )
 
     def stop(self) -> None:
@@ -208,23 +212,24 @@ class Engine:
                 self._inbox.put(lambda job=job: self.steps.drop(job))  # type: ignore[misc]
             raise
 
-    async def route(self, texts: list[str]) -> list[Route]:
-        """Router's scores of plain texts. Raises InputError when the bundle has no router."""
-        return await asyncio.wrap_future(self._submit_route(texts))
+    async def route(self, conversations: Sequence[Sequence[str]]) -> list[Route]:
+        """Router's scores of conversations, each the user's turns. Raises InputError when the bundle has no
+        router."""
+        return await asyncio.wrap_future(self._submit_route(conversations))
 
-    def route_now(self, texts: list[str]) -> list[Route]:
+    def route_now(self, conversations: Sequence[Sequence[str]]) -> list[Route]:
         """As ``route``, for callers without an event loop."""
-        return self._submit_route(texts).result()
+        return self._submit_route(conversations).result()
 
-    def _submit_route(self, texts: list[str]) -> Future[list[Route]]:
-        ids = [self._routing_ids(text) for text in texts]
+    def _submit_route(self, conversations: Sequence[Sequence[str]]) -> Future[list[Route]]:
+        queries = [self._query(turns) for turns in conversations]
         future: Future[list[Route]] = Future()
 
         def work() -> None:
             if not future.set_running_or_notify_cancel():
                 return  # the client left before its turn
             try:
-                future.set_result(self.chooser.routes(ids))
+                future.set_result(self.chooser.routes(queries))
             except Exception as error:
                 future.set_exception(error)
 
@@ -241,20 +246,20 @@ class Engine:
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         job.entry = Entry(job, len(request.prompt), longest, deadline)
         if request.target.kind == "dynamic":
-            job.routed = self._routing_ids(request.routing_text)
+            job.query = self._query(request.turns)
         self._put(lambda: self.steps.unrouted.append(job))
         return job
 
-    def _routing_ids(self, text: str) -> list[int]:
+    def _query(self, turns: Sequence[str]) -> Query:
         if self.router is None:
             raise InputError(
                 f"bundle {self.name} has no router; train one with twinserve train-router, or ask "
                 f"for {self.name}:static or {self.name}:TASK"
             )
-        ids = self.router.encode(self.tokenizer, text.strip())
-        if not ids:
+        query = self.router.query(self.tokenizer, turns)
+        if not query.turns:
             raise InputError("there is no text to route; give some, or name a mixture or an expert")
-        return ids
+        return query
 
     def _put(self, command: Callable[[], None]) -> None:
         with self._gate:

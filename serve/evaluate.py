@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from compress.errors import InputError
+from router import user_turns
 from router.jsonl import prompt_of, read_jsonl
-from router.text import routing_text
 from serve.engine import Engine
 from serve.prompts import file_ids
 from serve.request import GenerationRequest, SamplingParams, Target
@@ -103,7 +103,7 @@ def _request(engine: Engine, item: Item, target: Target) -> GenerationRequest:
     ids = file_ids(engine.tokenizer, item.messages)
     reference = engine.tokenizer(item.answer, add_special_tokens=False)["input_ids"]
     params = SamplingParams(max_tokens=len(reference) + 1 + SPARE_TOKENS)
-    return GenerationRequest(ids, params, target, routing_text(item.messages))
+    return GenerationRequest(ids, params, target, user_turns(item.messages))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from router import Query
 from serve.detokenizer import Detokenizer
 from serve.kernels import Weights
 from serve.kvcache import Segment
@@ -28,7 +29,7 @@ class DeadlineError(EngineError):
 class Job:
     """One request on its way: what was asked, and how far the answer is.
 
-    ``routed`` are the token ids that the router reads; ``weights`` are g of compress.compose;
+    ``query`` is what the router reads; ``weights`` are g of compress.compose;
     ``tokens`` is the answer so far, which ``row`` reads.
     """
 
@@ -38,7 +39,7 @@ class Job:
     row: Row
     tokens: list[int]
     entry: Entry[Job] = field(init=False)
-    routed: list[int] = field(default_factory=list)
+    query: Query | None = None
     routing: Routing | None = None
     weights: Weights = ()
     done: bool = False

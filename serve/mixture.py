@@ -50,9 +50,9 @@ class MixtureModel:
     def load(cls, bundle: Bundle, *, device: str = "cpu", dtype: torch.dtype) -> MixtureModel:
         """Load base/ and attach every expert, in ``dtype`` on ``device``."""
         model = load_model(bundle.base, dtype)
-        mixture = cls(model.to(device), bundle.tasks)
+        mixture = cls(model.to(device), bundle.carried)
         table = bundle.table()
-        _Attachment(mixture, table, [bundle.expert(task, table) for task in bundle.tasks]).attach()
+        _Attachment(mixture, table, [bundle.expert(task, table) for task in bundle.carried]).attach()
         return mixture
 
     @property

@@ -58,12 +58,12 @@ class Target:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One prompt to continue. prompt: token ids. routing_text: the user's plain text to route."""
+    """One prompt to continue. prompt: token ids. turns: the user's own words, oldest first, to route."""
 
     prompt: list[int]
     params: SamplingParams
     target: Target
-    routing_text: str = ""
+    turns: tuple[str, ...] = ()
 
     def choices(self, n: int) -> list[GenerationRequest]:
         """This request ``n`` times, each with random numbers of its own; the first is unchanged."""

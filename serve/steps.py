@@ -114,21 +114,21 @@ class Steps:
         # Those whose score is known cost nothing; of the others, only as many as one step may hold.
         room, jobs = self.scheduler.step_tokens, []
         for job in self.unrouted:
-            if job.routed and not self.chooser.known(job.routed):
-                if room < len(job.routed) and room < self.scheduler.step_tokens:
+            if job.query is not None and (tokens := self.chooser.tokens(job.query)):
+                if room < tokens and room < self.scheduler.step_tokens:
                     break
-                room -= len(job.routed)
+                room -= tokens
             jobs.append(job)
-        dynamic = [job for job in jobs if job.routed]
+        dynamic = [job for job in jobs if job.query is not None]
         try:
-            routes = iter(self.chooser.routes([job.routed for job in dynamic]))
+            routes = iter(self.chooser.routes([job.query for job in dynamic if job.query is not None]))
         except Exception:
             log.exception("routing failed")
             for job in dynamic:
                 self.fail(job, EngineError("the router failed on this request; send it again"))
             return
         for job in jobs:
-            job.routing = self.chooser.routing(job.request, next(routes) if job.routed else None)
+            job.routing = self.chooser.routing(job.request, next(routes) if job.query else None)
             job.weights = self.chooser.weights(job.routing.mixture)
             self.unrouted.remove(job)
             self.scheduler.add(job.entry)

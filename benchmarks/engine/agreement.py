@@ -95,7 +95,7 @@ def merged(opened: Bundle, task: str) -> Any:
 
 
 def composed(opened: Bundle, mixture: dict[str, float]) -> Any:
-    return load_composed(opened, factor_weights(mixture, opened.tasks, opened.scalings))
+    return load_composed(opened, factor_weights(mixture, opened.carried, opened.scalings))
 
 
 def greedy(model: Any, prompt: list[int]) -> list[int]:

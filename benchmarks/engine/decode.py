@@ -92,7 +92,7 @@ def measure(
     tasks = opened.tasks[:distinct]
 
     def g(mixtures: Sequence[dict[str, float]]) -> list[Weights]:
-        return [tuple(factor_weights(one, opened.tasks, opened.scalings)) for one in mixtures]
+        return [tuple(factor_weights(one, opened.carried, opened.scalings)) for one in mixtures]
 
     weights = {kind: g([MIXTURES[kind](tasks, i, chooser) for i in range(rows)]) for kind in KINDS}
     cache = SlotCache(mixture.model.config)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from compress.bundle import Bundle
-from router.text import routing_text
+from router import user_turns
 from serve.engine import Engine
 from serve.evaluate import read_data
 from serve.prompts import chat_ids
@@ -96,10 +96,10 @@ async def _routing(engine: Engine, messages: list[tuple[str, Any]]) -> dict[str,
     """Each prompt alone: with its expert named, routed, and routed once more."""
     waits: dict[str, list[float]] = {"expert named": [], "routed": [], "routed again": []}
     for task, one in track(messages, description="routing", transient=True):
-        ids, text = chat_ids(engine.tokenizer, one), routing_text(one)
+        ids, turns = chat_ids(engine.tokenizer, one), user_turns(one)
         waits["expert named"].append(await _first(engine, ids, Target("task", task=task)))
         for name in ("routed", "routed again"):
-            waits[name].append(await _first(engine, ids, Target("dynamic"), text))
+            waits[name].append(await _first(engine, ids, Target("dynamic"), turns))
     return waits
 
 
@@ -155,8 +155,8 @@ async def _stall(engine: Engine, seed: int) -> tuple[float, float]:
     return max(gaps), first
 
 
-async def _first(engine: Engine, ids: list[int], target: Target, text: str = "") -> float:
-    asked = GenerationRequest(ids, SamplingParams(max_tokens=2, ignore_eos=True), target, text)
+async def _first(engine: Engine, ids: list[int], target: Target, turns: tuple[str, ...] = ()) -> float:
+    asked = GenerationRequest(ids, SamplingParams(max_tokens=2, ignore_eos=True), target, turns)
     began = time.perf_counter()
     stream = engine.stream(asked)
     await anext(stream)

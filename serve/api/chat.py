@@ -13,7 +13,7 @@ from serve.api.generation import Stamp, respond
 from serve.api.logprobs import chat_logprobs
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
-from serve.api.prompts import chat_ids, chat_text, check_routable
+from serve.api.prompts import chat_ids, chat_turns, check_routable
 from serve.api.responses import (
     ChatChoice,
     ChatChunk,
@@ -37,9 +37,9 @@ async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Respons
     check_stream_options(body)
     ids = chat_ids(engine.tokenizer, body.messages)
     params = sampling_params(engine, body, len(ids), None, "messages")
-    text = chat_text(body.messages)
-    check_routable(target, text, "messages")
-    requests = GenerationRequest(ids, params, target, text).choices(body.choices)
+    turns = chat_turns(body.messages)
+    check_routable(target, turns, "messages")
+    requests = GenerationRequest(ids, params, target, turns).choices(body.choices)
     form = ChatForm(Stamp(body.model, "chatcmpl"), engine.tokenizer)
     return await respond(http, engine, body, requests, form)
 

@@ -14,7 +14,7 @@ from serve.api.generation import Stamp, respond
 from serve.api.logprobs import CompletionLogprobsForm
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
-from serve.api.prompts import check_routable, prompt_ids, prompt_text
+from serve.api.prompts import check_routable, prompt_ids, prompt_turns
 from serve.api.responses import Completion, CompletionChoice, Usage
 from serve.api.schemas import CompletionRequest
 from serve.api.surface import ReadyEngine
@@ -36,9 +36,9 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
     for prompt in body.prompt:
         ids = prompt_ids(engine.tokenizer, prompt)
         params = sampling_params(engine, body, len(ids), DEFAULT_MAX_TOKENS, "prompt")
-        text = prompt_text(engine.tokenizer, prompt)
-        check_routable(target, text, "prompt")
-        requests += GenerationRequest(ids, params, target, text).choices(body.choices)
+        turns = prompt_turns(engine.tokenizer, prompt)
+        check_routable(target, turns, "prompt")
+        requests += GenerationRequest(ids, params, target, turns).choices(body.choices)
     form = CompletionForm(Stamp(body.model, "cmpl"), engine.tokenizer)
     return await respond(http, engine, body, requests, form)
 

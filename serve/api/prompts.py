@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from router.text import routing_text
+from router import user_turns
 from serve import prompts
 from serve.api.errors import ApiError
 from serve.api.schemas import Message
@@ -34,22 +34,22 @@ def prompt_ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:
     return ids
 
 
-def prompt_text(tokenizer: Any, prompt: str | list[int]) -> str:
-    """One prompt as the plain text that the router reads."""
+def prompt_turns(tokenizer: Any, prompt: str | list[int]) -> tuple[str, ...]:
+    """One prompt as the turn that the router reads."""
     if isinstance(prompt, str):
-        return routing_text(prompt)
-    return routing_text(tokenizer.decode(prompt, skip_special_tokens=True))
+        return user_turns(prompt)
+    return user_turns(tokenizer.decode(prompt, skip_special_tokens=True))
 
 
-def chat_text(messages: Sequence[Message]) -> str:
-    """A conversation as the plain text that the router reads: the user's turns, or else all."""
-    text = routing_text([message.for_template() for message in messages])
-    return text or "\n".join(message.content for message in messages)
+def chat_turns(messages: Sequence[Message]) -> tuple[str, ...]:
+    """A conversation as the turns that the router reads: the user's, or else everybody's."""
+    turns = user_turns([message.for_template() for message in messages])
+    return turns or user_turns("\n".join(message.content for message in messages))
 
 
-def check_routable(target: Target, text: str, param: str) -> None:
+def check_routable(target: Target, turns: Sequence[str], param: str) -> None:
     """Raise ApiError 400 when the router is to choose and has nothing to go by."""
-    if target.kind == "dynamic" and not text:
+    if target.kind == "dynamic" and not turns:
         raise ApiError(
             400,
             f"'{param}' holds no text to route; send some, or name the weights with 'mixture' or"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from router.text import routing_text
+from router import user_turns
 from serve.api.disconnect import until_disconnect
 from serve.api.errors import ApiError
-from serve.api.prompts import chat_text, check_routable
+from serve.api.prompts import chat_turns, check_routable
 from serve.api.responses import RouteScore, RouteScores
 from serve.api.schemas import RouteRequest
 from serve.api.surface import ReadyEngine
@@ -20,8 +20,7 @@ routes = APIRouter()
 @routes.post("/v1/route", response_model=RouteScores)
 async def route(body: RouteRequest, http: Request, engine: ReadyEngine) -> Response:
     """Probabilities and mixture for each text of ``input``, or for one conversation."""
-    texts = _texts(body)
-    found = await until_disconnect(http.receive, engine.route(texts))
+    found = await until_disconnect(http.receive, engine.route(_conversations(body)))
     return RouteScores(
         object="list",
         data=[
@@ -37,7 +36,7 @@ async def route(body: RouteRequest, http: Request, engine: ReadyEngine) -> Respo
     ).response()
 
 
-def _texts(body: RouteRequest) -> list[str]:
+def _conversations(body: RouteRequest) -> list[tuple[str, ...]]:
     if (body.input is None) == (body.messages is None):
         raise ApiError(
             400,
@@ -46,7 +45,7 @@ def _texts(body: RouteRequest) -> list[str]:
             code="missing_required_parameter" if body.input is None else "invalid_value",
         )
     if body.messages is None:
-        return [routing_text(text) for text in body.input or []]
-    text = chat_text(body.messages)
-    check_routable(Target("dynamic"), text, "messages")
-    return [text]
+        return [user_turns(text) for text in body.input or []]
+    turns = chat_turns(body.messages)
+    check_routable(Target("dynamic"), turns, "messages")
+    return [turns]

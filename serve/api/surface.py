@@ -12,7 +12,7 @@ from serve.api.errors import RETRY_SOON, ApiError
 from serve.request import Event, GenerationRequest
 
 if TYPE_CHECKING:
-    from router.router import Route
+    from router import Route
 
 
 class EngineSurface(Protocol):
@@ -53,8 +53,8 @@ class EngineSurface(Protocol):
         """Events of one answer; the last has a finish_reason. Closing the iterator cancels it."""
         ...
 
-    async def route(self, texts: list[str]) -> Sequence[Route]:
-        """The router's scores, one for each text."""
+    async def route(self, conversations: Sequence[Sequence[str]]) -> Sequence[Route]:
+        """The router's scores, one for each conversation, which is the user's turns."""
         ...
 
 

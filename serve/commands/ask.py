@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from serve.commands.options import Device, Threads, engine_settings
+from serve.commands.progress import bars
+
+# Prompts scored at a time: bounds memory, and lets answers and progress come while it runs.
+BATCH = 256
 
 
 def generate(
@@ -39,7 +43,7 @@ def generate(
     try:
         ids = chat_ids(engine.tokenizer, [{"role": "user", "content": prompt}])
         params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
-        (answer,) = engine.generate([GenerationRequest(ids, params, target, prompt)])
+        (answer,) = engine.generate([GenerationRequest(ids, params, target, (prompt,))])
     finally:
         engine.stop()
     routing = answer.routing
@@ -56,16 +60,48 @@ def route(
 ) -> None:
     """Score prompts from standard input, one a line; prints one JSON object a line.
 
+    A line is a prompt, or an object {"prompt": …} or {"messages": […]}.
+
     Example: twinserve route bundles/quickstart < prompts.txt
     """
     from dataclasses import asdict
 
     from serve.engine import Engine
 
-    texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    # Read before a model is loaded: a bad line should not cost a minute.
+    asked = [_line(number, line) for number, line in enumerate(sys.stdin, start=1) if line.strip()]
     engine = Engine.open(bundle, engine_settings(device=device, threads=threads))
     try:
-        for text, result in zip(texts, engine.route_now(texts), strict=True):
-            sys.stdout.write(json.dumps({"prompt": text, **asdict(result)}, ensure_ascii=False) + "\n")
+        with bars() as shown:
+            for start in range(0, len(asked), BATCH):
+                batch = asked[start : start + BATCH]
+                routes = engine.route_now([turns for _, turns in batch])
+                for (given, _), found in zip(batch, routes, strict=True):
+                    line = json.dumps({**given, **asdict(found)}, ensure_ascii=False)
+                    sys.stdout.write(line + "\n")
+                if len(asked) > BATCH:
+                    shown.report("routing", min(start + BATCH, len(asked)), len(asked))
     finally:
         engine.stop()
+
+
+def _line(number: int, line: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What a line asks, to be told with its answer, and the user's turns in it."""
+    from compress.errors import InputError
+    from router import user_turns
+    from router.jsonl import prompt_of
+
+    text = line.rstrip("\n")
+    given: dict[str, Any] = {"prompt": text}
+    if text.lstrip().startswith("{"):
+        try:
+            content = json.loads(text)
+        except ValueError:
+            content = None  # a prompt that begins with a brace
+        if isinstance(content, dict) and {"prompt", "messages"} & set(content):
+            given = content
+    try:
+        prompt = prompt_of({key: given[key] for key in ("prompt", "messages") if key in given})
+    except InputError as error:
+        raise InputError(f"line {number}: {error}") from error
+    return given, user_turns(prompt)

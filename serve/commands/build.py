@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -15,10 +15,11 @@ from serve.commands.progress import Bars, bars
 if TYPE_CHECKING:
     from compress.bundle import Bundle
     from compress.recipe import Recipe
-    from router import RouterSettings
-    from router.train import Prompt
+    from router import Prompt, Router, RouterSettings
 
 Settings = TypeVar("Settings", bound="RouterSettings")
+# Conversations whose routing is timed.
+SAMPLE = 200
 Recipe_ = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What to build.")]
 Out = Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder of the new bundle.")]
 
@@ -42,17 +43,32 @@ def compress(recipe: Recipe_, output: Out) -> None:
 def train_router(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
     prompts: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            metavar="FILE|DIR", help='Lines {"task": …, "prompt" or "messages": …}, or DIR/<task>.jsonl.'
+            metavar="FILE|DIR",
+            help='Lines {"task": …, "prompt" or "messages": …}, or DIR/<task>.jsonl. Default: none; '
+            "the router is then made of the experts' own factors.",
         ),
-    ],
+    ] = None,
+    features: Annotated[
+        list[str] | None, typer.Option(help="embedding, tfidf, hidden or sentence; several are compared.")
+    ] = None,
+    classifier: Annotated[
+        list[str] | None, typer.Option(help="logistic, mlp or prototypes; several are compared.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Sentence encoder of sentence features: a folder or hub id.")
+    ] = None,
     layer: Annotated[
         int | None, typer.Option(help="Decoder layers to run; default: a share of them.")
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="mean or last.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Experts to blend at most.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Experts to blend at most, where unsure.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Least confidence; below it: shared base.")] = None,
+    history: Annotated[float | None, typer.Option(help="Weight of a turn relative to the next.")] = None,
+    sticky: Annotated[
+        float | None, typer.Option(help="Margin that another expert needs within a conversation.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the split.")] = None,
 ) -> None:
     """Train (again) the router of a bundle.
@@ -63,14 +79,25 @@ def train_router(
     from compress.report import write_report
     from router import RouterSettings, read_prompts
 
-    options = {"layer": layer, "pooling": pooling, "top_k": top_k, "threshold": threshold, "seed": seed}
+    options = {
+        "features": tuple(features or ()) or None,
+        "classifiers": tuple(classifier or ()) or None,
+        "encoder": encoder,
+        "layer": layer,
+        "pooling": pooling,
+        "top_k": top_k,
+        "threshold": threshold,
+        "history": history,
+        "sticky": sticky,
+        "seed": seed,
+    }
     settings = _checked(RouterSettings, {key: value for key, value in options.items() if value is not None})
-    labelled = read_prompts(prompts, read_manifest(bundle).tasks)
+    labelled = None if prompts is None else read_prompts(prompts, read_manifest(bundle).tasks)
     with bars() as shown, edit(bundle) as folder:
-        report = _report_of(folder)
-        report["router"] = _train(_opened(folder), settings, labelled, shown)
+        report = report_of(folder)
+        report["router"] = train_in(opened(folder), settings, labelled, shown)
         write_report(folder, read_manifest(folder), report)
-    _print_router(report["router"])
+    print_router(report["router"])
 
 
 def _offline(path: Path, output: Path, *, with_router: bool) -> None:
@@ -92,28 +119,31 @@ def _offline(path: Path, output: Path, *, with_router: bool) -> None:
         settings, prompts = _router_inputs(recipe, path.parent)
     with bars() as shown, create(output) as folder:
         manifest, report = compress_all(recipe, folder, relative_to=path.parent, progress=shown.report)
-        if settings is not None and prompts is not None:
-            report["router"] = _train(_opened(folder), settings, prompts, shown)
+        if settings is not None:
+            report["router"] = train_in(opened(folder), settings, prompts, shown)
         write_report(folder, manifest, report)
         seal(folder, manifest)
     from serve.commands.inspect import print_bundle
 
     print_bundle(output)
     if "router" in report:
-        _print_router(report["router"])
+        print_router(report["router"])
 
 
-def _opened(folder: Path) -> Bundle:
+def opened(folder: Path) -> Bundle:
+    """The bundle in a private folder, whose checksums are not written yet."""
     from compress.bundle import Bundle, read_manifest
 
     return Bundle(folder, read_manifest(folder))
 
 
-def _router_inputs(recipe: Recipe, relative_to: Path) -> tuple[RouterSettings, list[Prompt]]:
+def _router_inputs(recipe: Recipe, relative_to: Path) -> tuple[RouterSettings, list[Prompt] | None]:
     from router import RouterRecipe, read_prompts
-    from router.train import distinct
+    from router.prompts import distinct
 
     section = _checked(RouterRecipe, recipe.router or {})
+    if section.prompts is None:
+        return section.settings(), None
     path = Path(section.prompts)
     prompts = read_prompts(path if path.exists() else relative_to / path, recipe.tasks)
     distinct(prompts, recipe.tasks)
@@ -132,39 +162,69 @@ def _checked(model: type[Settings], options: dict[str, Any]) -> Settings:
         raise InputError(f"router: {validation_sentence(error, model)}") from error
 
 
-def _train(bundle: Bundle, settings: RouterSettings, prompts: list[Prompt], shown: Bars) -> dict[str, Any]:
+def train_in(
+    bundle: Bundle, settings: RouterSettings, prompts: list[Prompt] | None, shown: Bars
+) -> dict[str, Any]:
+    """Train the router of a bundle in a private folder, there; returns its report."""
     from compress.compose import factor_weights, load_composed
     from compress.loading import load_tokenizer
+    from router import dataless_router, save_router
     from router import train_router as train
 
-    shared = factor_weights({}, bundle.tasks, bundle.scalings)
-    model = load_composed(bundle, shared)
-    tokenizer = load_tokenizer(bundle.base)
-    router, report = train(
-        model,
-        tokenizer,
-        prompts,
-        bundle.tasks,
-        settings,
-        progress=lambda done, total: shown.report("router", done, total),
-    )
-    folder = bundle.path / "router"
-    if folder.exists():
-        # The old files may be hard links into the bundle that is being replaced.
-        shutil.rmtree(folder)
-    router.save(folder)
+    model = load_composed(bundle, factor_weights({}, bundle.carried, bundle.scalings))
+    if prompts is None:
+        table = bundle.table()
+        experts = [bundle.expert(task, table) for task in bundle.tasks]
+        router, report = dataless_router(model, experts, bundle.tasks, settings, bundle.fingerprint)
+    else:
+        tokenizer = load_tokenizer(bundle.base)
+        router, report = train(
+            model, tokenizer, prompts, bundle.tasks, settings, shown.report, bundle.fingerprint
+        )
+        seconds = per_thousand(router, model, tokenizer, [prompt.turns for prompt in prompts])
+        shown.print(f"router: 1,000 prompts like these take {seconds:.1f} s here")
+    save_router(router, bundle.path / "router")
     return report
 
 
-def _report_of(folder: Path) -> dict[str, Any]:
+def per_thousand(router: Router, model: Any, tokenizer: Any, conversations: list[tuple[str, ...]]) -> float:
+    """Seconds that routing 1,000 conversations takes in batches, tokenisation included. Goes into no file of
+    a bundle: building twice gives the same bytes."""
+    chosen = conversations[:: max(1, len(conversations) // SAMPLE)]
+    started = time.perf_counter()
+    router.route(model, [router.query(tokenizer, turns) for turns in chosen])
+    return 1000 * (time.perf_counter() - started) / len(chosen)
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    """A bundle's report.json."""
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report
 
 
-def _print_router(report: dict[str, Any]) -> None:
+def print_router(report: dict[str, Any]) -> None:
+    """Print what a router was chosen from and what it measured."""
+    from rich.table import Table
+
+    console = Console()
+    if rows := report.get("comparison"):
+        table = Table(title="router: cross-validated on the training prompts", title_justify="left")
+        for column in ("features", "classifier", "log-loss", "right", "chosen"):
+            table.add_column(column, justify="left" if column in ("features", "classifier") else "right")
+        for row in rows:
+            table.add_row(
+                row["features"],
+                row["classifier"],
+                f"{row['log_loss']:.4f}",
+                f"{100 * row['accuracy']:.1f} %",
+                "✓" if row["chosen"] else "",
+            )
+        console.print(table)
+    console.print(f"router: {report['reason']}", highlight=False)
     facts = ", ".join(
-        f"{key.replace('_', ' ')} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in report.items()
-        if isinstance(value, int | float)
+        f"{key.replace('_', ' ')} {value:.3f}" for key, value in report.items() if isinstance(value, float)
     )
-    Console().print(f"router: {facts}")
+    if facts:
+        console.print(f"held-out prompts: {facts}", highlight=False)
+    if dropped := {name: n for name, n in report.get("dropped", {}).items() if n}:
+        console.print("left out: " + ", ".join(f"{n} {name}" for name, n in dropped.items()))

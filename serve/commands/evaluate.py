@@ -15,6 +15,7 @@ from serve.commands.progress import bars
 
 if TYPE_CHECKING:
     from serve.comparison import Comparison
+    from serve.evaluate import Item
 
 
 def evaluate(
@@ -30,6 +31,10 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="The router's report with its effect on answers."),
+    ] = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -41,6 +46,8 @@ def evaluate(
     from serve.comparison import compare
     from serve.evaluate import read_data
 
+    if report is not None and (len(bundles) > 1 or not (bundles[0] / "router").is_dir()):
+        raise typer.BadParameter("--report is about the router of one bundle, which must have one")
     if len({bundle.name for bundle in bundles}) < len(bundles):
         raise typer.BadParameter("two bundles have the same folder name, so their results would look alike")
     references = dict(_pair(text) for text in reference or [])
@@ -56,9 +63,31 @@ def evaluate(
             result = compare(bundle, prompts, settings, shown.stage, references=references, dev=tuning)
         print_comparison(bundle, result)
         results[bundle.name] = figures(result)
+    if report is not None:
+        write_page(report, bundles[0], results[bundles[0].name]["exact_match"], prompts)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def write_page(file: Path, path: Path, end: dict[str, Any], data: dict[str, list[Item]]) -> None:
+    """The page about a bundle's router, with the exact match of every arm and what routing costs here."""
+    from compress.bundle import Bundle
+    from compress.compose import factor_weights, load_composed
+    from compress.loading import load_tokenizer
+    from router import load_router, user_turns
+    from router.report import page
+    from serve.commands.build import per_thousand
+    from serve.comparison import ARMS
+
+    bundle = Bundle.open(path)
+    router = load_router(path / "router", bundle.fingerprint, bundle.tasks)
+    model = load_composed(bundle, factor_weights({}, bundle.carried, bundle.scalings))
+    asked = [user_turns(item.messages) for items in data.values() for item in items]
+    seconds = per_thousand(router, model, load_tokenizer(bundle.base), asked)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    arms = {arm: end[arm] for arm in ARMS}
+    file.write_text(page(router.report, router.tasks, arms, seconds), encoding="utf-8")
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import compress.experts
 from compress.bundle import Bundle, edit, read_manifest
+from compress.compose import factor_weights, load_composed
 from compress.errors import InputError
-from tests.bundles import build_bundle
+from tests import tiny
+from tests.bundles import build_bundle, write_recipe
 
 
 @pytest.fixture
@@ -188,3 +193,78 @@ def test_a_failed_edit_changes_nothing(copy):
         raise RuntimeError
     assert "new" not in read_manifest(copy).files
     Bundle.open(copy)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """``made(tasks, base, ...)``: a bundle of some of four fine-tunes of one base, or of another base."""
+    folder = tmp_path_factory.mktemp("ingredients")
+    base = tiny.save_base(folder / "base")
+    for i in range(2):
+        tiny.save_finetune(folder / f"t{i}", base, seed=i)
+    tiny.save_adapter(folder / "t2", base, 2)
+    tiny.save_finetune(folder / "moved", base, seed=7)
+    tiny.save_base(folder / "other", "llama", seed=1)
+    counter = itertools.count()
+
+    def get(tasks="t0 t1 t2", base="base", scaling=0.3, output="float32", **checkpoints):
+        number = next(counter)
+        recipe = write_recipe(
+            folder / f"{number}.yaml",
+            base=str(folder / base),
+            experts=[{"task": t, "checkpoint": str(folder / checkpoints.get(t, t))} for t in tasks.split()],
+            shared={"scaling": scaling},
+            exclusive={"rank": 8, "reference": "pretrained"},
+            output={"dtype": output},
+        )
+        return build_bundle(recipe, folder / f"bundle{number}")
+
+    return get
+
+
+def shared_weights(bundle):
+    shared = factor_weights({}, bundle.tasks, bundle.scalings)
+    return load_composed(bundle, shared).state_dict()
+
+
+def test_equal_ingredients_have_one_fingerprint(made):
+    first, again = made(), made()
+    assert first.path != again.path and first.fingerprint == again.fingerprint
+    assert re.fullmatch("[0-9a-f]{64}", first.fingerprint)
+    assert made("t2 t0 t1").fingerprint == first.fingerprint, "the order of a sum does not matter"
+
+
+def test_an_expert_of_weight_zero_does_not_change_the_fingerprint(made):
+    without, beside = made("t0 t2"), made(scaling={"t0": 0.3, "t1": 0.0, "t2": 0.3})
+    assert beside.tasks != without.tasks and beside.fingerprint == without.fingerprint
+    ours, theirs = shared_weights(beside), shared_weights(without)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert made(scaling=0.3).fingerprint != without.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scaling": 0.4},
+        {"scaling": {"t0": 0.3, "t1": 0.3, "t2": 0.31}},
+        {"base": "other"},
+        {"t1": "moved"},
+        {"tasks": "t0 t1"},
+        {"output": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_other_ingredients_have_another_fingerprint(made, change):
+    ours, theirs = made(), made(**change)
+    assert ours.fingerprint != theirs.fingerprint
+    before, after = shared_weights(ours), shared_weights(theirs)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_router_and_another_place_leave_the_fingerprint(copy):
+    before = Bundle.open(copy).fingerprint
+    with edit(copy) as folder:
+        (folder / "router").mkdir()
+        (folder / "router" / "router.json").write_text("{}")
+    moved = copy.rename(copy.with_name("moved"))
+    assert Bundle.open(moved).fingerprint == before

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from compress.errors import InputError
-from examples.zoo.leaks import require_disjoint, require_seeds_apart, words
+from examples.zoo import make_foreign
+from examples.zoo.leaks import key, require_disjoint, require_seeds_apart, words
 from examples.zoo.make_data import COUNTS, SEEDS, SPARE, Item, draw, rated, take, write_data
+from examples.zoo.make_foreign import COUNT, LONGEST, SHORTEST, sentences
 from examples.zoo.rated_snippets import Snippet, open_archive
 from examples.zoo.tasks import SENTIMENT, TASKS, Generated, Rated
 from examples.zoo.unrelated_prompts import PROMPTS
@@ -20,6 +22,7 @@ from examples.zoo.unrelated_prompts import PROMPTS
 ZOO = Path(__file__).parents[2] / "examples" / "zoo"
 DATA = ZOO / "data"
 LOOK_ALIKES = [name for name, task in TASKS.items() if isinstance(task.source, Rated)]
+FOREIGN = ("chat", "documentation", "novel", "speeches")
 GENERATED = [name for name, task in TASKS.items() if isinstance(task.source, Generated)]
 
 
@@ -131,6 +134,59 @@ def test_arithmetic_answers_are_right():
 
 def test_prompts_of_no_task_are_the_written_list():
     assert [line["prompt"] for line in lines("none.jsonl")] == list(PROMPTS)
+
+
+def test_foreign_prompts_are_prompts_alone_and_of_a_prompts_length():
+    assert sorted(path.stem for path in (DATA / "foreign").iterdir()) == list(FOREIGN)
+    for name in FOREIGN:
+        found = lines(f"foreign/{name}.jsonl")
+        assert all(line.keys() == {"prompt"} for line in found)
+        texts = [line["prompt"] for line in found]
+        assert all(15 <= len(text) <= 300 and text == text.strip() for text in texts)
+        assert len({key(text) for text in texts}) == len(texts) == 200
+
+
+def test_foreign_prompts_stand_nowhere_else():
+    homes: dict[str, set[str]] = {}
+    for path in DATA.rglob("*.jsonl"):
+        home = path.relative_to(DATA).as_posix()
+        for line in lines(home):
+            homes.setdefault(key(line["prompt"]), set()).add(home)
+    foreign = [found for found in homes.values() if any(home.startswith("foreign/") for home in found)]
+    assert len(foreign) == 200 * len(FOREIGN) and all(len(found) == 1 for found in foreign)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "A storm rose.  It\nlasted! Did it end? “Yes.” It did.",
+            "A storm rose.|It lasted!|Did it end?|“Yes.” It did.",
+        ),
+        ('He said: "Go." Then "Stay!" was heard.', 'He said: "Go." Then "Stay!" was heard.'),
+        ("Of 3.5 million, e.g. here. 12 went", "Of 3.5 million, e.g. here. 12 went"),
+        ("\n No end ", "No end"),
+    ],
+)
+def test_sentences_end_where_the_next_begins_with_a_capital(text, found):
+    assert sentences(text) == found.split("|")
+
+
+def test_foreign_texts_are_drawn_once_each_whatever_their_order():
+    texts = [f"a text with the number {i}" for i in range(3 * COUNT)]
+    drawn = make_foreign.draw(texts, 0)
+    assert len(set(drawn)) == COUNT and set(drawn) <= set(texts)
+    assert make_foreign.draw(texts[::-1], 0) == drawn != make_foreign.draw(texts, 1)
+
+
+def test_foreign_texts_of_another_length_or_said_before_are_not_drawn():
+    fitting = ["x" * SHORTEST, "y" * LONGEST, *(f"a text with the number {i}" for i in range(COUNT - 2))]
+    wrong = ["x" * (SHORTEST - 1), "y" * (LONGEST + 1), ""]
+    again = [text.upper().replace(" ", "  ") for text in fitting[2:]]
+    drawn = make_foreign.draw([*wrong, *again, *fitting], 0)
+    assert sorted(drawn) == sorted(fitting)
+    with pytest.raises(ValueError, match="larger than population"):
+        make_foreign.draw([*wrong, *again, *fitting[1:]], 0)
 
 
 def test_another_file_is_refused_as_source_of_the_sentences(tmp_path):

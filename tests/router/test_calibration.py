@@ -1,17 +1,17 @@
-"""Calibration against brute force, a case by hand and scikit-learn."""
+"""Calibration against brute force and cases by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.neighbors import NearestNeighbors
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from router.calibration import (
-    Novelty,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
-    rejection_threshold,
+    reliability,
     smoothed_loss,
 )
 
@@ -68,52 +68,32 @@ def test_perfect_confidence_is_perfectly_calibrated() -> None:
     assert expected_calibration_error(np.eye(3), np.arange(3)) == 0
 
 
-def test_distances_equal_sklearns_neighbours() -> None:
-    generator = np.random.default_rng(2)
-    features = generator.normal(size=(60, 20)) + 3
-    probes = 3 * generator.normal(size=(15, 20))
-    novelty = Novelty.fit(features, np.arange(60) % 3, seed=0)
-    reference = NearestNeighbors(n_neighbors=5, metric="cosine").fit(features)
-    expected = reference.kneighbors(probes)[0][:, 4]
-    np.testing.assert_allclose(novelty.distances(probes), expected, atol=1e-6)
-    assert novelty.references.dtype == np.float32 and novelty.references.shape == (60, 20)
+@settings(deadline=None, derandomize=True)
+@given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 5), st.integers(1, 20))
+def test_reliability_accounts_for_every_prediction(seed: int, count: int, tasks: int, bins: int) -> None:
+    generator = np.random.default_rng(seed)
+    probabilities = generator.dirichlet(np.full(tasks, 0.4), size=count)
+    labels = generator.integers(0, tasks, count)
+    rows = reliability(probabilities, labels, bins)
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    assert sum(row["prompts"] for row in rows) == count
+    assert sum(row["prompts"] * row["confidence"] for row in rows) == pytest.approx(confidence.sum())
+    assert sum(row["prompts"] * row["accuracy"] for row in rows) == pytest.approx(right.sum())
+    ends = [row["to"] for row in rows]
+    assert ends == sorted(set(ends))
+    for row in rows:
+        assert row["prompts"] > 0 and 0 < row["to"] <= 1
+        assert row["to"] - 1 / bins - 1e-9 <= row["confidence"] <= row["to"] + 1e-9
+    gaps = sum(row["prompts"] * abs(row["confidence"] - row["accuracy"]) for row in rows)
+    assert expected_calibration_error(probabilities, labels, bins) == pytest.approx(gaps / count)
 
 
-def test_references_are_limited_evenly_and_repeatably() -> None:
-    labels = np.repeat([0, 1, 2], [3000, 900, 20])
-    features = np.eye(3)[labels] + 0.01
-    novelty = Novelty.fit(features, labels, seed=1)
-    kept = np.bincount(novelty.references.argmax(axis=1))
-    assert kept.tolist() == [333, 333, 20]
-    again = Novelty.fit(features, labels, seed=1)
-    np.testing.assert_array_equal(novelty.references, again.references)
-
-
-def test_features_of_zero_stay_finite() -> None:
-    novelty = Novelty.fit(np.zeros((6, 4)), np.array([0, 0, 0, 1, 1, 1]), seed=0)
-    assert np.isfinite(novelty.distances(np.eye(4))).all()
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.01, 0.02, 0.1, 0.5, 0.9])
-@pytest.mark.parametrize("count", [1, 7, 50, 99, 100, 1000])
-def test_threshold_keeps_the_stated_rate_on_validation(count: int, rate: float) -> None:
-    distances = np.random.default_rng(count).chisquare(5, size=count)
-    threshold = rejection_threshold(distances, rate)
-    assert (distances > threshold).mean() <= rate
-    assert threshold in distances
-
-
-def test_threshold_keeps_the_stated_rate_on_later_prompts() -> None:
-    generator = np.random.default_rng(3)
-    rejected = [
-        (generator.normal(size=500) > rejection_threshold(generator.normal(size=99), 0.1)).mean()
-        for _ in range(400)
+def test_reliability_by_hand() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.3, 0.7], [0.8, 0.2], [0.0, 1.0], [0.72, 0.28]])
+    rows = reliability(probabilities, np.array([0, 0, 0, 1, 1]), bins=4)
+    assert [(row["to"], row["prompts"], row["accuracy"]) for row in rows] == [
+        (0.5, 1, 1.0),
+        (0.75, 2, 0.0),
+        (1.0, 2, 1.0),
     ]
-    # Split conformal: 10 of 100 ranks lie above, so the mean is 0.1, +- 3 standard errors.
-    assert np.mean(rejected) == pytest.approx(0.1, abs=0.005)
-
-
-def test_known_means_within_the_threshold() -> None:
-    novelty = Novelty(np.tile(np.float32([1, 0]), (5, 1)), threshold=0.5)
-    probes = np.array([[9.0, 1.0], [1.0, 1.7], [1.0, 1.8], [-1.0, 0.0], [np.nan, 0.0]])
-    assert novelty.known(probes).tolist() == [True, True, False, False, False]
+    assert [row["confidence"] for row in rows] == pytest.approx([0.5, 0.71, 0.9])

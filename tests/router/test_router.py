@@ -1,43 +1,41 @@
-"""The router as a whole: answers, and files that survive a round trip but no damage."""
+"""The router as a whole: prompts in, probabilities and a mixture out."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from scipy.special import softmax
 
 from compress.errors import InputError
-from router import Router, RouterSettings, train_router
+from router import Query, Router, RouterSettings, train_router
+from router.classifiers import CLASSIFIER_KINDS, ClassifierKind
+from router.features import FeatureKind
+from router.query import clip
+from router.router import CHARACTERS, MOST_TURNS
 from tests import tiny
-from tests.router.prompts import ALPHABETS, prompts
+from tests.router import byhand
+from tests.router.byhand import at
+from tests.router.conftest import Trained
+from tests.router.prompts import TASKS, prompts, queries
 
-TASKS = list(ALPHABETS)
 UNKNOWN = ["~~~~~~~~~~~~", "!?!?!?!?!?!?!?", "____", "zzzzzzzzzzzzzzzzzzzzzz"]
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny.model("llama")
+TOKENIZER = tiny.tokenizer()
 
 
 @pytest.fixture(scope="module")
 def router(model: Any) -> Router:
-    return train_router(model, tiny.tokenizer(), prompts(TASKS, 80), TASKS, RouterSettings())[0]
+    return train_router(model, TOKENIZER, prompts(TASKS, 80), TASKS, RouterSettings())[0]
 
 
-def encoded(router: Router, texts: list[str]) -> list[list[int]]:
-    return [router.encode(tiny.tokenizer(), text) for text in texts]
+def asked(router: Router, texts: list[str]) -> list[Query]:
+    return [router.query(TOKENIZER, [text]) for text in texts]
 
 
 def test_routes_of_known_prompts(model: Any, router: Router) -> None:
     fresh = prompts(TASKS, 20, seed=9)
-    routes = router.route(model, encoded(router, [prompt.text for prompt in fresh]))
+    routes = router.route(model, asked(router, [prompt.text for prompt in fresh]))
     hits = sum(route.mixture == {p.task: 1.0} for route, p in zip(routes, fresh, strict=True))
     assert hits >= 0.85 * len(fresh)
     for route in routes:
@@ -47,123 +45,129 @@ def test_routes_of_known_prompts(model: Any, router: Router) -> None:
 
 
 def test_unknown_prompts_go_to_the_null_slot(model: Any, router: Router) -> None:
-    for route in router.route(model, encoded(router, UNKNOWN)):
+    for route in router.route(model, asked(router, UNKNOWN)):
         assert not route.known and route.mixture == {}
 
 
 def test_a_router_of_one_task_knows_what_is_not_its_task(model: Any) -> None:
-    own, tokenizer = TASKS[-1:], tiny.tokenizer()
-    router, _ = train_router(model, tokenizer, prompts(own, 200), own, RouterSettings())
+    own = TASKS[-1:]
+    router, _ = train_router(model, TOKENIZER, prompts(own, 200), own, RouterSettings())
     fresh = prompts(TASKS, 20, seed=9)
-    routes = router.route(model, encoded(router, [prompt.text for prompt in fresh]))
+    routes = router.route(model, asked(router, [prompt.text for prompt in fresh]))
     known = [prompt.task for prompt, route in zip(fresh, routes, strict=True) if route.known]
     assert set(known) == set(own) and len(known) >= 17
 
 
+KINDS: list[tuple[FeatureKind, ClassifierKind]] = [
+    ("embedding", "logistic"),
+    ("hidden", "mlp"),
+    ("sentence", "prototypes"),
+    ("tfidf", "logistic"),
+]
+
+
+@pytest.mark.parametrize(("features", "classifier"), KINDS)
+def test_probabilities_are_the_softmax_of_calibrated_logits(
+    model: Any, trained: Trained, features: FeatureKind, classifier: ClassifierKind
+) -> None:
+    router = trained(features, classifier)
+    batch = queries([prompt.text for prompt in prompts(TASKS, 4, seed=7)])
+    extracted = router.settings.extractor(features).extract(model, [query.turns[0] for query in batch])
+    x = router.scaling.apply(extracted)
+    expected = softmax(router.classifier.logits(x) / router.calibration, axis=1)
+    assert router.novelty is not None
+    near = router.novelty.distances(x) <= router.novelty.thresholds[expected.argmax(1)]
+    for route, row, known in zip(router.route(model, batch), expected, near, strict=True):
+        np.testing.assert_allclose(list(route.probabilities.values()), row, rtol=1e-4)
+        assert route.known == known
+
+
+@pytest.mark.parametrize(("features", "classifier"), KINDS)
+def test_a_route_does_not_depend_on_the_other_prompts(
+    model: Any, trained: Trained, features: FeatureKind, classifier: ClassifierKind
+) -> None:
+    router = trained(features, classifier)
+    batch = queries([prompt.text for prompt in prompts(TASKS, 4, seed=7)] + UNKNOWN)
+    together = router.route(model, batch)
+    for query, route in zip(batch, together, strict=True):
+        (alone,) = router.route(model, [query])
+        assert alone.probabilities == pytest.approx(route.probabilities, rel=1e-4)
+        assert alone.mixture == route.mixture
+
+
 def test_nothing_said_goes_to_the_null_slot(model: Any, router: Router) -> None:
-    said = encoded(router, ["12345678"])[0]
-    alone, (before, empty) = router.route(model, [said]), router.route(model, [said, []])
+    said = router.query(TOKENIZER, ["12345678"])
+    alone, (before, empty) = router.route(model, [said]), router.route(model, [said, Query(())])
     assert empty.probabilities == pytest.approx(dict.fromkeys(TASKS, 1 / 3))
-    assert not empty.known and empty.mixture == {}
+    assert not empty.known and empty.mixture == {} and empty.confidence == pytest.approx(1 / 3)
     assert before == alone[0]
+
+
+@pytest.mark.parametrize(("features", "classifier"), KINDS)
+def test_nothing_asked_is_no_route(
+    model: Any, trained: Trained, features: FeatureKind, classifier: ClassifierKind
+) -> None:
+    router = trained(features, classifier)
     assert router.route(model, []) == []
+    assert [route.mixture for route in router.route(model, [Query(())])] == [{}]
 
 
-def test_a_prompt_is_cut_to_what_the_router_looks_at(router: Router) -> None:
-    assert len(encoded(router, ["abc " * 300])[0]) == router.settings.max_tokens
+@pytest.mark.parametrize("classifier", CLASSIFIER_KINDS)
+def test_features_that_are_not_finite_go_to_the_null_slot(
+    model: Any, trained: Trained, classifier: ClassifierKind
+) -> None:
+    broken, router = tiny.model("llama"), trained("embedding", classifier)
+    (token,) = TOKENIZER("~")["input_ids"]
+    broken.get_input_embeddings().weight.data[token] = float("nan")
+    sound, spoilt = router.route(broken, queries(["12345678", "1234~"]))
+    assert spoilt.probabilities == pytest.approx(dict.fromkeys(TASKS, 1 / 3))
+    assert not spoilt.known and spoilt.mixture == {}
+    (alone,) = router.route(model, queries(["12345678"]))
+    assert (sound.mixture, sound.known) == (alone.mixture, alone.known)
+    assert sound.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
 
 
-def test_a_saved_router_answers_the_same(model: Any, router: Router, tmp_path: Path) -> None:
-    router.save(tmp_path / "new" / "router")
-    loaded = Router.load(tmp_path / "new" / "router")
-    assert sorted(os.listdir(tmp_path / "new" / "router")) == ["router.json", "router.safetensors"]
-    assert loaded.settings == router.settings and loaded.report == router.report
-    batch = encoded(router, [p.text for p in prompts(TASKS, 5, seed=3)] + UNKNOWN)
-    assert loaded.route(model, batch) == router.route(model, batch)
+def test_a_turn_is_cut_to_what_the_router_looks_at() -> None:
+    router = byhand.router(max_tokens=10)
+    text = "  " + "abcdefgh" * 300 + "\n"
+    (turn,) = router.query(TOKENIZER, [text]).turns
+    assert turn.text == clip(text.strip(), CHARACTERS * 10) and len(turn.text) == 320
+    assert turn.ids == tuple(clip(TOKENIZER(turn.text)["input_ids"], 10))
+    assert TOKENIZER.decode(list(turn.ids)) == "abcdedefgh"
 
 
-def test_saving_does_not_write_into_hard_linked_files(router: Router, tmp_path: Path) -> None:
-    router.save(tmp_path / "a")
-    (tmp_path / "b").mkdir()
-    for name in ("router.json", "router.safetensors"):
-        os.link(tmp_path / "a" / name, tmp_path / "b" / name)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
-    other, _ = train_router(
-        tiny.model("llama"), tiny.tokenizer(), prompts(TASKS, 12), TASKS, RouterSettings(seed=4)
+def test_tokens_are_plain_ids_without_a_chat_template() -> None:
+    (turn,) = byhand.router().query(TOKENIZER, ["hello you"]).turns
+    assert TOKENIZER.decode(list(turn.ids)) == "hello you"
+    assert byhand.router().query(TOKENIZER, []).turns == ()
+    assert (
+        byhand.router().query(TOKENIZER, [" ", "a", ""]).turns
+        == byhand.router().query(TOKENIZER, ["a"]).turns
     )
-    other.save(tmp_path / "b")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
 
 
-def test_a_model_of_another_size_is_refused(router: Router) -> None:
-    with pytest.raises(InputError, match=r"size 32, this model's have 64"):
-        router.route(tiny.model("llama", hidden_size=64), [[5, 6]])
+def test_of_a_long_conversation_the_last_turns_are_seen() -> None:
+    turns = [f"turn {index}" for index in range(20)]
+    assert [turn.text for turn in byhand.router().query(TOKENIZER, turns).turns] == turns[-MOST_TURNS:]
+    assert [turn.text for turn in byhand.router(history=0.0).query(TOKENIZER, turns).turns] == turns[-1:]
 
 
-def change_head(**changes: Any) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        file = folder / "router.json"
-        head = {**json.loads(file.read_text()), **changes}
-        head = {key: value for key, value in head.items() if value is not ...}
-        file.write_text(json.dumps(head))
+def test_a_very_long_prompt_costs_no_more_than_its_ends() -> None:
+    seen: list[int] = []
 
-    return change
+    def counting(text: str, **options: Any) -> Any:
+        seen.append(len(text))
+        return TOKENIZER(text, **options)
 
-
-def change_arrays(**changes: Any) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        file = folder / "router.safetensors"
-        arrays = {**load_file(file), **changes}
-        save_file({key: value for key, value in arrays.items() if value is not ...}, file)
-
-    return change
+    router = byhand.router()
+    query = router.query(counting, ["0" * 5000 + "z" * 90_000 + "A" * 5000])
+    assert seen == [CHARACTERS * 256] and len(query.turns[0].ids) == 256
+    assert query == router.query(TOKENIZER, ["0" * 5000 + "j" * 90_000 + "A" * 5000])
+    (route,) = router.route(byhand.model(), [query])
+    assert route.probabilities == pytest.approx(at(0.5, 0.5), rel=1e-4)
 
 
-def unlink(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
-
-
-def overwrite(name: str, content: bytes) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        (folder / name).write_bytes(content)
-
-    return change
-
-
-ZEROS = np.zeros((3, 32), dtype=np.float32)
-DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no head": (unlink("router.json"), "router.json: cannot be read"),
-    "no arrays": (unlink("router.safetensors"), "router.safetensors: cannot be read"),
-    "head not JSON": (overwrite("router.json", b"{"), "router.json: cannot be read as JSON"),
-    "head a list": (overwrite("router.json", b"[]"), "schema_version None is not supported"),
-    "arrays cut": (overwrite("router.safetensors", b"\x10"), "safetensors: cannot be read"),
-    "later version": (change_head(schema_version=2), "schema_version 2 is not supported, only 1"),
-    "no version": (change_head(schema_version=...), "schema_version None"),
-    "no tasks": (change_head(tasks=[]), "router.json: tasks: "),
-    "missing key": (change_head(temperature=...), "temperature: Field required"),
-    "unknown key": (change_head(extra=1), "extra: "),
-    "unknown setting": (change_head(settings={"depth": 3}), "settings.depth: "),
-    "no layer": (change_head(settings={}), "settings.layer: a number is needed"),
-    "temperature 0": (change_head(temperature=0), "temperature: "),
-    "infinite": (change_head(distance_threshold=float("inf")), "distance_threshold: "),
-    "not a number": (change_head(temperature=float("nan")), "temperature: "),
-    "task twice": (change_head(tasks=["a", "a", "b"]), "tasks: a task is named twice"),
-    "fewer tasks": (change_head(tasks=["a", "b"]), r"coef is float32 \(3, 32\) instead of .*2, 32"),
-    "array missing": (change_arrays(mean=...), "instead of"),
-    "array too many": (change_arrays(more=ZEROS), "instead of"),
-    "wrong shape": (change_arrays(intercept=ZEROS), "intercept is"),
-    "wrong dtype": (change_arrays(coef=ZEROS.astype(np.float64)), "coef is float64"),
-    "NaN": (change_arrays(coef=ZEROS * np.nan), "coef holds unusable numbers"),
-    "few references": (change_arrays(references=ZEROS), "references is"),
-    "scale of zero": (change_arrays(scale=ZEROS[0]), "scale holds unusable numbers"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_files_are_refused(router: Router, tmp_path: Path, name: str) -> None:
-    damage, sentence = DAMAGES[name]
-    router.save(tmp_path)
-    damage(tmp_path)
-    with pytest.raises(InputError, match=sentence) as caught:
-        Router.load(tmp_path)
-    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+def test_a_model_of_another_size_is_refused(trained: Trained) -> None:
+    for features in ("embedding", "hidden"):
+        with pytest.raises(InputError, match=r"size 32, this model's have 64"):
+            trained(features, "logistic").route(tiny.model("llama", hidden_size=64), queries(["12"]))

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from compress.errors import InputError
-from router.router import Route
+from router import Route
 from serve.api.app import create_app
 from serve.request import Event, GenerationRequest, Routing
 
@@ -60,7 +60,7 @@ class StubEngine:
         self.release = asyncio.Event()
         self.held = asyncio.Event()
         self.requests: list[GenerationRequest] = []
-        self.routed: list[list[str]] = []
+        self.routed: list[list[tuple[str, ...]]] = []
         self.running = 0
         self.peak = 0
         self.cancelled = 0
@@ -90,16 +90,18 @@ class StubEngine:
             self.running -= 1
             self.cancelled += not ended and self.fail is None
 
-    async def route(self, texts: list[str]) -> Sequence[Route]:
-        self.routed.append(texts)
+    async def route(self, conversations: Sequence[Sequence[str]]) -> Sequence[Route]:
+        # A text in place of turns would be taken letter by letter.
+        assert not any(isinstance(turns, str) for turns in conversations)
+        self.routed.append([tuple(turns) for turns in conversations])
         await self._step(0)
         sure = {"sorting": 0.75, "sentiment": 0.25}
         unsure = {"sorting": 0.5, "sentiment": 0.5}
         return [
             Route(probabilities=sure, confidence=0.75, known=True, mixture={"sorting": 1.0})
-            if text.startswith("sort")
+            if turns[0].startswith("sort")
             else Route(probabilities=unsure, confidence=0.5, known=False, mixture={})
-            for text in texts
+            for turns in conversations
         ]
 
     async def _step(self, number: int) -> None:

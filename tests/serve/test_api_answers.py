@@ -118,13 +118,13 @@ def test_token_ids_are_the_prompt_as_they_are_and_routed_as_text() -> None:
     ids = [*TOKENIZER.encode("sort ü"), TOKENIZER.eos_token_id]
     assert complete(engine, ids).status_code == 200
     assert engine.requests[0].prompt == ids
-    assert engine.requests[0].routing_text == "sort ü"
+    assert engine.requests[0].turns == ("sort ü",)
 
 
 def test_a_text_prompt_is_routed_as_it_is() -> None:
     engine = StubEngine()
     complete(engine, "sort\nthese")
-    assert engine.requests[0].routing_text == "sort\nthese"
+    assert engine.requests[0].turns == ("sort\nthese",)
 
 
 def test_a_conversation_is_routed_by_its_user_turns() -> None:
@@ -137,7 +137,7 @@ def test_a_conversation_is_routed_by_its_user_turns() -> None:
     ]
     response = ask(engine, "/v1/chat/completions", {"model": "twin", "messages": messages})
     assert response.status_code == 200
-    assert engine.requests[0].routing_text == "sort b a\nagain"
+    assert engine.requests[0].turns == ("sort b a", "again")
     assert TOKENIZER.decode(engine.requests[0].prompt) == (
         "<|system|>be brief<eos><|user|>sort b a<eos><|assistant|>a b<eos><|user|>again<eos><|assistant|>"
     )
@@ -147,7 +147,7 @@ def test_a_conversation_without_user_text_is_routed_by_all_of_it() -> None:
     engine = StubEngine()
     messages = [{"role": "system", "content": "sort things"}]
     assert ask(engine, "/v1/chat/completions", {"model": "twin", "messages": messages}).is_success
-    assert engine.requests[0].routing_text == "sort things"
+    assert engine.requests[0].turns == ("sort things",)
 
 
 @pytest.mark.parametrize(

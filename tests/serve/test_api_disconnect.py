@@ -123,7 +123,7 @@ def test_a_request_that_stays_is_answered() -> None:
 def test_one_failing_prompt_stops_the_others() -> None:
     class HalfBroken(StubEngine):
         async def stream(self, request: Any) -> Any:
-            if request.routing_text == "these":
+            if request.turns == ("these",):
                 await self.held.wait()
                 raise RuntimeError("broken")
             async for event in super().stream(request):

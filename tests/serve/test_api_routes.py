@@ -58,7 +58,7 @@ def test_route_scores_many_texts_at_once() -> None:
     assert [one["index"] for one in body["data"]] == [0, 1]
     assert [one["known"] for one in body["data"]] == [False, True]
     assert body["data"][0]["mixture"] == {}
-    assert engine.routed == [["hello", "sort these"]]
+    assert engine.routed == [[("hello",), ("sort these",)]]
 
 
 def test_route_scores_a_conversation_by_its_user_turns() -> None:
@@ -69,7 +69,7 @@ def test_route_scores_a_conversation_by_its_user_turns() -> None:
         {"role": "user", "content": [{"type": "text", "text": "these"}]},
     ]
     assert ask(engine, "/v1/route", {"messages": messages}).json()["data"] == [SURE]
-    assert engine.routed == [["sort\nthese"]]
+    assert engine.routed == [[("sort", "these")]]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,12 @@ import json
 
 import pytest
 
+from serve.engine import Engine
+from serve.settings import EngineSettings
 from tests import tiny
 from tests.bundles import write_recipe
 from tests.commands import run
+from tests.serve.packed import COSTS
 
 WORDS = {"sums": "{} + {} =", "letters": "spell {} then {}", "colours": "paint {} over {}"}
 
@@ -50,7 +53,7 @@ def built(workshop):
 
 def test_build_shows_what_it_made(workshop, built):
     assert "sums" in built.stdout and "adapter, exact" in built.stdout
-    assert "router: accuracy" in built.stdout
+    assert "cross-validated" in built.stdout and "held-out prompts: accuracy" in built.stdout
     report = json.loads((workshop / "bundle" / "report.json").read_text())
     assert report["router"]["accuracy"] > 0.9
     assert (workshop / "bundle" / "router" / "router.safetensors").is_file()
@@ -72,14 +75,21 @@ def test_generate_and_route(workshop, built):
         "sums",
         "letters",
     ]
+    engine = Engine.open(workshop / "bundle", EngineSettings(threads=1, costs=COSTS))
+    try:
+        for line, one in zip(lines, engine.route_now([(line["prompt"],) for line in lines]), strict=True):
+            assert line["probabilities"] == pytest.approx(one.probabilities, abs=1e-3)
+            assert line["mixture"] == one.mixture
+    finally:
+        engine.stop()
 
 
 def test_eval_prints_every_arm_and_writes_the_figures(workshop, built):
     done = run(workshop, "eval", "bundle", "--data", "data", "--dev", "data", "--json", "out/figures.json")
-    for word in ("base", "static", "dynamic", "oracle", "own", "average", "storage", "95 % paired"):
+    for word in ("base", "static", "random", "dynamic", "oracle", "own", "average", "storage", "95 % paired"):
         assert word in done.stdout
     figures = json.loads((workshop / "out" / "figures.json").read_text())["bundle"]
-    assert set(figures["exact_match"]) == {"base", "static", "dynamic", "oracle", "own"}
+    assert set(figures["exact_match"]) == {"base", "static", "random", "dynamic", "oracle", "own"}
     assert figures["static_scaling"] in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
     assert figures["storage"]["dynamic"] > figures["storage"]["static"] == figures["storage"]["base"]
 

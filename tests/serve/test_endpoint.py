@@ -12,29 +12,20 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from compress.bundle import Bundle, edit
-from compress.compose import factor_weights, load_composed
-from router import Prompt, RouterSettings, train_router
+from compress.bundle import Bundle
+from router import load_router
 from serve.engine import Engine
 from serve.settings import EngineSettings
 from tests import tiny
+from tests.serve.routed import WORDS, add_router, shared_base
 from tests.serve.server import serving
-
-WORDS = {"t0": "{} + {} =", "t1": "spell {} then {}", "t2": "PAINT {} OVER {}"}
 
 
 @pytest.fixture(scope="module")
 def bundle(zoo_module) -> Path:
     """A bundle with a router over three kinds of prompts."""
-    z = zoo_module
-    path = z.bundle.path
-    with edit(path) as folder:
-        model = load_composed(z.bundle, factor_weights({}, z.bundle.tasks, z.bundle.scalings))
-        prompts = [Prompt(task, words.format(i, i + 3)) for task, words in WORDS.items() for i in range(40)]
-        settings = RouterSettings(layer=1)
-        router, _ = train_router(model, tiny.tokenizer(), prompts, z.bundle.tasks, settings)
-        router.save(folder / "router")
-    return path
+    add_router(zoo_module.bundle.path, features="hidden")
+    return zoo_module.bundle.path
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +107,24 @@ def test_route(address):
     assert [one["mixture"] for one in data] == [{"t0": 1.0}, {"t2": 1.0}, {}]
     assert [one["known"] for one in data] == [True, True, False]
     assert all(abs(sum(one["probabilities"].values()) - 1) < 1e-6 for one in data)
+
+
+@pytest.mark.parametrize("order", [(0, 2), (2, 0), (1, 0, 2)])
+def test_a_conversation_arrives_turn_by_turn_oldest_first(client, address, bundle, order):
+    turns = [list(WORDS.values())[i].format(5, 6) for i in order]
+    messages = [{"role": "system", "content": "spell 1 then 2"}]
+    for turn in turns:
+        messages += [{"role": "user", "content": f" {turn}\n"}, {"role": "assistant", "content": "PAINT"}]
+    router = load_router(bundle / "router")
+    queries = [router.query(tiny.tokenizer(), own) for own in (turns, turns[::-1], ["\n".join(turns)])]
+    right, reversed_, joined = router.route(shared_base(Bundle.open(bundle)), queries)
+    assert abs(right.confidence - reversed_.confidence) > 0.01 < abs(right.confidence - joined.confidence)
+    found = httpx.post(f"{address}/route", json={"messages": messages}).json()["data"][0]
+    assert found["probabilities"] == pytest.approx(right.probabilities, abs=1e-3)
+    answer = client.chat.completions.create(model="tiny", messages=messages[:-1], max_tokens=2)
+    routing = answer.choices[0].routing
+    assert right.mixture and routing["mixture"] == found["mixture"] == right.mixture
+    assert routing["confidence"] == pytest.approx(right.confidence, abs=1e-3)
 
 
 def test_models_and_readiness(client, address):

@@ -111,7 +111,7 @@ def test_exact_match_needs_the_whole_answer_and_its_end(tmp_path):
     assert result.hits["a"].tolist() == [1, 1, 0, 0, 0]
     assert result.routed_right == 3 / 5 and result.null_share == 1 / 5
     assert parrot.asked[0].params.max_tokens == len("yes") + 5
-    assert parrot.asked[0].routing_text == "x"
+    assert parrot.asked[0].turns == ("x",)
 
 
 def test_a_conversation_that_the_template_refuses_is_no_traceback(tmp_path):

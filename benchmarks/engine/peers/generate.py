@@ -13,7 +13,7 @@ class Generate:
     answers: Answers = "one model"
 
     def __init__(self, bundle: Bundle, slots: int) -> None:
-        merged = load_composed(bundle, factor_weights({}, bundle.tasks, bundle.scalings))
+        merged = load_composed(bundle, factor_weights({}, bundle.carried, bundle.scalings))
         self.model, self.slots = batches.never_ending(merged), slots
 
     def run(self, workload: Workload) -> Result:

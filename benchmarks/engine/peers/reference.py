@@ -21,7 +21,7 @@ class Reference:
 
     def __init__(self, bundle: Bundle, slots: int) -> None:
         def composed(mixture: dict[str, float]) -> Any:
-            return load_composed(bundle, factor_weights(mixture, bundle.tasks, bundle.scalings))
+            return load_composed(bundle, factor_weights(mixture, bundle.carried, bundle.scalings))
 
         self.model = batches.never_ending(composed({}))
         self.shared = {name: p.detach().clone() for name, p in self.model.named_parameters()}

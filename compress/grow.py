@@ -1,0 +1,111 @@
+"""One expert more or less in a bundle that exists, without the other checkpoints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from compress.adapters import Adapter
+from compress.build import Inputs, Progress, write_one
+from compress.bundle import Manifest
+from compress.checkpoints import Checkpoint
+from compress.errors import InputError
+from compress.finetunes import open_finetune
+from compress.recipe import Recipe, SharedRecipe, validation_sentence
+from compress.sources import resolve
+
+
+def add_expert(
+    folder: Path, manifest: Manifest, task: str, checkpoint: str, progress: Progress
+) -> tuple[Manifest, dict[str, Any]]:
+    """Write one expert more into the bundle in ``folder``; returns the new manifest and report rows.
+
+    The delta is against base/, as the others' are. lambda is 0: the shared base, and with it what every
+    other expert answers, stays. Raises InputError for a task that is there, a checkpoint that does not
+    fit, or an adapter where experts are deltas of the shared base.
+    """
+    if task in manifest.experts:
+        raise InputError(
+            f"{task!r} is already an expert of this bundle; "
+            + ("its name is kept for its factors" if task in manifest.retired else "remove it first")
+        )
+    content = {
+        **manifest.recipe,
+        "experts": [*manifest.recipe["experts"], {"task": task, "checkpoint": checkpoint}],
+        # Checked as a recipe, whose scalings name all tasks; what was merged is in the manifest.
+        "shared": {"method": manifest.shared.method},
+    }
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{task}={checkpoint}: {validation_sentence(error, Recipe)}") from error
+    base = Checkpoint.open(folder / "base")
+    finetune = open_finetune(resolve(checkpoint), base, manifest.base.sha256)
+    if isinstance(finetune, Adapter) and manifest.reference == "shared":
+        raise InputError(
+            f"{checkpoint}: an adapter is a delta of the pretrained base, and this bundle's experts are "
+            "deltas of the shared one; give the full checkpoint, or build the bundle again with the adapter"
+        )
+    weights = {**manifest.shared.weights, task: 0.0}
+    inputs = Inputs(base, manifest.base.sha256, {task: finetune}, weights)
+    factor_dtype: torch.dtype = getattr(torch, recipe.exclusive.dtype or recipe.output.dtype)
+    expert = recipe.experts[-1]
+    facts, rows = write_one(
+        expert, inputs, base, base.sha256(), recipe.exclusive, folder, factor_dtype, progress
+    )
+    grown = manifest.model_copy(
+        update={
+            "experts": {**manifest.experts, task: facts},
+            "shared": manifest.shared.model_copy(update={"weights": weights}),
+            "recipe": {**manifest.recipe, "experts": content["experts"]},
+        }
+    )
+    return grown, {**facts.model_dump(), **rows}
+
+
+def remerged(folder: Path, manifest: Manifest) -> Manifest:
+    """The shared base merged anew from all experts that answer, by the recipe's own scaling.
+
+    Raises InputError where that needs the checkpoints: experts are deltas of the shared base.
+    """
+    if manifest.reference == "shared":
+        raise InputError(
+            "its experts are deltas of the shared base, which can be merged anew only from the checkpoints: "
+            "build the bundle again"
+        )
+    scaling = manifest.recipe["shared"].get("scaling")
+    if isinstance(scaling, dict):
+        raise InputError(
+            "the recipe gives a scaling for every task, and none for the new one: build it again"
+        )
+    recipe = SharedRecipe.model_validate(manifest.recipe["shared"])
+    weights = {**dict.fromkeys(manifest.experts, 0.0), **recipe.coefficients(manifest.tasks)}
+    file = folder / "shared" / "shared.json"
+    file.unlink()
+    file.write_text(json.dumps({"method": recipe.method, "scalings": weights}, indent=2) + "\n")
+    shared = manifest.shared.model_copy(update={"weights": weights})
+    return manifest.model_copy(update={"shared": shared})
+
+
+def remove_expert(folder: Path, manifest: Manifest, task: str) -> Manifest:
+    """Make one expert unroutable; returns the new manifest.
+
+    Its files go, unless the shared base is reached through its factors (its lambda is not 0): then they
+    stay, so that no other answer moves. Raises InputError for an unknown task, or the only one.
+    """
+    if task not in manifest.tasks:
+        raise InputError(f"{task!r} is no expert of this bundle; it has {', '.join(manifest.tasks)}")
+    if len(manifest.tasks) == 1:
+        raise InputError(f"{task!r} is the bundle's only expert; without one it is just its base")
+    if manifest.reference == "pretrained" and manifest.shared.weights[task] != 0.0:
+        return manifest.model_copy(update={"retired": [*manifest.retired, task]})
+    shutil.rmtree(folder / "experts" / task)
+    experts = {name: facts for name, facts in manifest.experts.items() if name != task}
+    weights = {name: weight for name, weight in manifest.shared.weights.items() if name != task}
+    shared = manifest.shared.model_copy(update={"weights": weights})
+    return manifest.model_copy(update={"experts": experts, "shared": shared})
