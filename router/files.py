@@ -18,6 +18,7 @@ from compress.errors import InputError
 from router.classifiers import classifier_class
 from router.features import Matrix
 from router.features.projection import DIRECTIONS, ProjectionFeatures
+from router.features.tfidf import BUCKETS
 from router.novelty import NEIGHBOURS, Novelty
 from router.report import page
 from router.router import Router
@@ -52,24 +53,7 @@ def save_router(router: Router, folder: Path) -> None:
         calibration=router.calibration,
         report=dict(router.report),
     )
-    arrays = {f"classifier.{name}": array for name, array in router.classifier.arrays().items()}
-    arrays["scaling.weight"] = router.scaling.weight
-    if router.scaling.columns is not None:
-        arrays["scaling.columns"] = router.scaling.columns
-    if router.novelty is not None:
-        arrays["novelty.owner"] = router.novelty.owner
-        arrays["novelty.thresholds"] = router.novelty.thresholds
-        arrays |= _stored(router.novelty.references)
-    if router.projection is not None:
-        arrays |= {
-            f"projection.directions.{name}": rows.astype(np.float16)
-            for name, rows in router.projection.directions.items()
-        }
-        arrays |= {
-            "projection.centre": router.projection.centre,
-            "projection.spread": router.projection.spread,
-        }
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in _arrays(router).items()}
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "router.safetensors", save(arrays))
     _replace(folder / "report.html", page(router.report, router.tasks).encode())
@@ -94,10 +78,10 @@ def load_router(folder: Path, fingerprint: str | None = None, tasks: Sequence[st
     path = folder / "router.safetensors"
     try:
         arrays = load_file(path)
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read ({error}): {AGAIN}") from error
     try:
-        scaling = _scaling(arrays)
+        scaling = _scaling(arrays, hashed=head.settings.features == ("tfidf",))
         classifier = classifier_class(head.settings.classifiers[0]).of(
             {k.removeprefix("classifier."): v for k, v in arrays.items() if k.startswith("classifier.")},
             len(head.tasks),
@@ -110,9 +94,11 @@ def load_router(folder: Path, fingerprint: str | None = None, tasks: Sequence[st
             projection = _projection(arrays, head)
         else:
             novelty = _novelty(arrays, len(head.tasks), width)
-    except (ValueError, KeyError, IndexError) as error:
+    except KeyError as error:
+        raise InputError(f"{path}: {error.args[0]} is missing: {AGAIN}") from error
+    except (ValueError, IndexError) as error:
         raise InputError(f"{path}: {error}: {AGAIN}") from error
-    return Router(
+    router = Router(
         tuple(head.tasks),
         head.settings,
         scaling,
@@ -123,12 +109,36 @@ def load_router(folder: Path, fingerprint: str | None = None, tasks: Sequence[st
         head.report,
         projection,
     )
+    if extra := sorted(set(arrays) - set(_arrays(router))):
+        raise InputError(f"{path}: {extra[0]} is no array of such a router: {AGAIN}")
+    return router
+
+
+def _arrays(router: Router) -> dict[str, np.ndarray]:
+    arrays = {f"classifier.{name}": array for name, array in router.classifier.arrays().items()}
+    arrays["scaling.weight"] = router.scaling.weight
+    if router.scaling.columns is not None:
+        arrays["scaling.columns"] = router.scaling.columns
+    if router.novelty is not None:
+        arrays["novelty.owner"] = router.novelty.owner
+        arrays["novelty.thresholds"] = router.novelty.thresholds
+        arrays |= _stored(router.novelty.references)
+    if router.projection is not None:
+        arrays |= {
+            f"projection.directions.{name}": rows.astype(np.float16)
+            for name, rows in router.projection.directions.items()
+        }
+        arrays |= {
+            "projection.centre": router.projection.centre,
+            "projection.spread": router.projection.spread,
+        }
+    return arrays
 
 
 def _read_head(path: Path) -> _Head:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}): {AGAIN}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
@@ -150,9 +160,13 @@ def _read_head(path: Path) -> _Head:
     return head
 
 
-def _scaling(arrays: dict[str, np.ndarray]) -> Scaling:
+def _scaling(arrays: dict[str, np.ndarray], *, hashed: bool) -> Scaling:
     weight = arrays["scaling.weight"]
     columns = arrays.get("scaling.columns")
+    if hashed != (columns is not None):
+        raise ValueError(f"scaling.columns {'is missing' if hashed else 'belongs to hashed features'}")
+    if columns is not None and columns.size and not (0 <= columns.min() <= columns.max() < 2 * BUCKETS):
+        raise ValueError(f"scaling.columns names n-grams beyond the {2 * BUCKETS} that there are")
     if weight.ndim != 1 or weight.dtype != np.float32 or not (np.isfinite(weight) & (weight > 0)).all():
         raise ValueError("scaling.weight holds unusable numbers")
     if columns is not None and (columns.shape != weight.shape or columns.dtype != np.int32):

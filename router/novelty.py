@@ -57,7 +57,7 @@ class Novelty:
         cosines = unit(x) @ self._units.T
         cosines = cosines.toarray() if sparse.issparse(cosines) else np.asarray(cosines)
         nearest = np.partition(cosines, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS]
-        return np.asarray(1 - nearest, dtype=np.float64)
+        return np.maximum(1 - nearest.astype(np.float64), 0)
 
     @cached_property
     def _units(self) -> Matrix:
@@ -76,7 +76,8 @@ def halved(x: Matrix) -> Matrix:
         half = x.astype(np.float32)
         half.data = half.data.astype(np.float16).astype(np.float32)
         return half
-    return x.astype(np.float16).astype(np.float32)
+    largest = np.finfo(np.float16).max
+    return x.clip(-largest, largest).astype(np.float16).astype(np.float32)
 
 
 def rejection_threshold(distances: Array, false_rejection: float) -> float:

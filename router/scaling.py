@@ -14,6 +14,8 @@ Array = np.ndarray
 # A hashed n-gram of fewer prompts tells nothing that another prompt would repeat.
 FEWEST_DOCUMENTS = 2
 TINY = 1e-30
+# Of its mean, a deviation that half precision, in which features are kept, could not show.
+STILL = 1e-4
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Scaling:
             idf = np.log((1 + features.shape[0]) / (1 + documents[columns])) + 1
             return cls(idf.astype(np.float32), columns.astype(np.int32))
         mean, deviation = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
-        # A feature that never moved in training says nothing: dividing by 1 leaves it near zero.
-        deviation[deviation <= 10 * np.finfo(np.float32).eps * np.abs(mean)] = 1.0
+        # A feature that hardly moved in training says nothing: dividing by 1 leaves it near zero.
+        deviation[deviation <= STILL * np.abs(mean)] = 1.0
         return cls((1 / (deviation * np.sqrt(len(mean)))).astype(np.float32))
 
     def apply(self, features: Matrix) -> Matrix:

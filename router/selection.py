@@ -76,9 +76,9 @@ def compare(
     pairs = [
         (kind, classifier)
         for kind, classifier in itertools.product(
-            sorted(features, key=FEATURE_KINDS.index), sorted(classifiers, key=CLASSIFIER_KINDS.index)
+            sorted(features, key=FEATURE_KINDS.index), sorted(set(classifiers), key=CLASSIFIER_KINDS.index)
         )
-        if classifier != "mlp" or not sparse.issparse(features[kind]) or len(classifiers) == 1
+        if classifier != "mlp" or not sparse.issparse(features[kind]) or set(classifiers) == {"mlp"}
     ]
     found = []
     for index, (kind, classifier) in enumerate(pairs):

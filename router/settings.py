@@ -50,7 +50,7 @@ class RouterSettings(BaseModel):
     @field_validator("features", "classifiers", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+        return (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))
 
     @model_validator(mode="after")
     def _complete(self) -> RouterSettings:

@@ -37,7 +37,7 @@ class Logistic:
             model = LogisticRegression(C=STRENGTH, max_iter=STEPS).fit(centred, labels)
             coef, intercept = two_rows(model.coef_, model.intercept_, tasks)
             intercept = intercept - coef @ mean
-        return cls(coef.astype(np.float32), intercept.astype(np.float32))
+        return cls(np.ascontiguousarray(coef, dtype=np.float32), intercept.astype(np.float32))
 
     def logits(self, x: Matrix) -> Array:
         return np.asarray(x @ self._columns) + self.intercept

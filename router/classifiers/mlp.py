@@ -51,7 +51,7 @@ class Perceptron:
         hidden = model.coefs_[0].T * factor
         coef, intercept = two_rows(model.coefs_[1].T, model.intercepts_[1], tasks)
         parts = (hidden, model.intercepts_[0] - hidden @ mean, coef, intercept)
-        return cls(*(part.astype(np.float32) for part in parts))
+        return cls(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts))
 
     def units(self, x: Matrix) -> Array:
         """What the hidden layer makes of scaled features, [n, u]."""

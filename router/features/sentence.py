@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional as F
 
 from compress.errors import InputError
@@ -38,9 +39,10 @@ class SentenceFeatures:
         """
         device = next(model.parameters()).device
         tokenizer, encoder = _load(self.encoder, str(device))
+        limit = min(TOKENS, getattr(encoder.config, "max_position_embeddings", None) or TOKENS)
         parts = [np.zeros((0, encoder.config.hidden_size), dtype=np.float32)]
         for start in range(0, len(turns), BATCH):
-            ids = [clip(tokenizer(t.text)["input_ids"], TOKENS) for t in turns[start : start + BATCH]]
+            ids = [clip(tokenizer(t.text)["input_ids"], limit) for t in turns[start : start + BATCH]]
             batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
             with torch.no_grad():
                 states = encoder(**batch).last_hidden_state.float()
@@ -58,7 +60,7 @@ def _load(path: str, device: str) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         encoder = AutoModel.from_pretrained(path, use_safetensors=True, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"the sentence encoder {path!r} cannot be loaded ({first_line(error)}): "
             "name a folder or a hub id of one with safetensors"

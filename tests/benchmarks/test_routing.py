@@ -111,7 +111,8 @@ def test_other_kinds_are_labelled_by_who_should_answer(kinds: dict[str, prompts.
     own = {"with typos", "reworded"}
     for kind, labelled in kinds.items():
         assert len(labelled) >= 50
-        assert {task for task, _ in labelled} == (set(TASKS) if kind in own else {None}), kind
+        assert {task for task, _ in labelled} <= (set(TASKS) if kind in own else {None}), kind
+    assert len({task for task, _ in kinds["reworded"]}) >= 5
     foreign = {f"foreign: {path.stem}" for path in (DATA / "foreign").glob("*.jsonl")}
     assert len(foreign) >= 3 and kinds.keys() == own | foreign | {
         "same format, another operation",
@@ -124,10 +125,10 @@ def test_other_kinds_are_labelled_by_who_should_answer(kinds: dict[str, prompts.
 
 
 def test_kinds_of_some_tasks_hold_no_others() -> None:
-    found = prompts.kinds(DATA, ["sorting", "movies"])
+    found = prompts.kinds(DATA, ["reversal", "movies"])
     for kind in ("with typos", "reworded"):
-        assert {task for task, _ in found[kind]} == {"sorting", "movies"}
-    assert found["same format, another operation"] == []
+        assert {task for task, _ in found[kind]} == {"reversal", "movies"}
+    assert all("Sort this list" in text for _, text in found["same format, another operation"])
 
 
 def test_pairs_ask_both_tasks_at_once() -> None:

@@ -107,7 +107,6 @@ def test_a_prompt_said_before_is_at_no_distance() -> None:
         assert novelty.distances(novelty.references) == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="some are -1e-7, and a file refuses such a threshold")
 def test_no_distance_is_negative() -> None:
     rows = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
     for row in rows:
@@ -115,7 +114,6 @@ def test_no_distance_is_negative() -> None:
         assert (novelty.distances(novelty.references) >= 0).all()
 
 
-@pytest.mark.xfail(strict=True, reason="references are halved before they have unit length")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_features_beyond_half_precision_stay_finite() -> None:
     x = 1e5 * (1 + 1e-5 * np.random.default_rng(0).normal(size=(20, 8))).astype(np.float32)

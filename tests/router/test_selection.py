@@ -173,7 +173,6 @@ def test_no_more_prompts_are_compared_than_tell_more() -> None:
     assert len(found.losses) == 1000 + 900 + 40
 
 
-@pytest.mark.xfail(strict=True, reason="the perceptron is left out, so there is nothing to choose from")
 def test_a_classifier_named_twice_is_one() -> None:
     counts, labels = blobs.sparse_counts(2)
     assert len(compare({"tfidf": counts}, ("mlp", "mlp"), labels, 2, 0)) == 1

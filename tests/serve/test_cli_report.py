@@ -1,0 +1,61 @@
+"""``twinserve eval --report``: the router's page with its effect on answers."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests import tiny
+from tests.bundles import write_recipe
+from tests.commands import run
+from tests.serve.packed import COSTS
+
+WORDS = {"sums": "{} + {} =", "letters": "spell {} then {}"}
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A bundle of two experts with a router of their factors, the same without one, and data."""
+    folder = tmp_path_factory.mktemp("workshop")
+    base = tiny.save_base(folder / "base")
+    (folder / "data").mkdir()
+    for i, (task, words) in enumerate(WORDS.items()):
+        tiny.save_adapter(folder / task, base, i, target_modules="all-linear")
+        lines = [{"prompt": words.format(i, i + 1), "answer": "ok"} for i in range(90, 92)]
+        (folder / "data" / f"{task}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    write_recipe(
+        folder / "recipe.yaml",
+        base="base",
+        experts=[{"task": task, "checkpoint": task} for task in WORDS],
+        router={"layer": 1},
+    )
+    run(folder, "build", "recipe.yaml", "-o", "bundle")
+    run(folder, "compress", "recipe.yaml", "-o", "bare")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_measuring(monkeypatch):
+    monkeypatch.setenv("TWINSERVE_COSTS", COSTS.model_dump_json())
+
+
+def test_eval_writes_the_page_with_every_arm(workshop):
+    run(workshop, "eval", "bundle", "--data", "data", "--report", "out/page.html", "--json", "out/f.json")
+    html = (workshop / "out" / "page.html").read_text(encoding="utf-8")
+    match = json.loads((workshop / "out" / "f.json").read_text())["bundle"]["exact_match"]
+    cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", html, re.S)]
+    assert cells[0] == ["exact match, %", "base", "static", "random", "dynamic", "oracle", "own"]
+    assert cells[1:] == [
+        [task, *(f"{100 * match[arm][task]:.1f}" for arm in cells[0][1:])] for task in (*WORDS, "average")
+    ]
+    assert re.search(r"Routing 1,000 of these prompts took \d+\.\d s", html)
+    assert "no prompts were given" in html and "<script" not in html
+
+
+@pytest.mark.parametrize("bundles", [["bare"], ["bundle", "bare"]])
+def test_a_page_is_about_the_router_of_one_bundle(workshop, bundles):
+    done = run(workshop, "eval", *bundles, "--data", "data", "--report", "none.html", code=2)
+    assert "--report is about the router of one bundle" in " ".join(done.stderr.replace("│", " ").split())
+    assert not (workshop / "none.html").exists()
