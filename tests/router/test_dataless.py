@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file as numpy_file
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from compress.bundle import Bundle
@@ -23,16 +25,6 @@ from tests import tiny
 from tests.bundles import build_bundle, write_recipe
 from tests.router.conftest import FINGERPRINT
 from tests.router.prompts import TASKS, prompts, turn
-from tests.router.test_files import (
-    Damage,
-    assert_refused,
-    change_arrays,
-    change_head,
-    nan,
-    narrower,
-    shorter,
-    zeros,
-)
 from tests.trained import LETTERS, TrainedZoo
 
 TOKENIZER = tiny.tokenizer()
@@ -211,28 +203,45 @@ def test_a_saved_router_routes_the_same(mixed: Any, tmp_path: Path, tasks: str) 
         load_router(tmp_path, "b2" * 32)
 
 
-DOWN = "projection__directions__model__layers__0__mlp__down_proj"
-DAMAGES: dict[str, tuple[Damage, str]] = {
-    "no centre": (change_arrays(projection__centre=...), "projection.centre"),
-    "no spread": (change_arrays(projection__spread=...), "projection.spread"),
-    "centre NaN": (change_arrays(projection__centre=nan), "projection.centre is"),
-    "centre short": (change_arrays(projection__centre=shorter), "projection.centre is"),
-    "spread NaN": (change_arrays(projection__spread=nan), "projection.spread is"),
-    "spread of zero": (change_arrays(projection__spread=zeros), "projection.spread holds unusable"),
-    "spread narrow": (change_arrays(projection__spread=narrower), "projection.spread is"),
-    "no directions": (change_arrays(**{DOWN: ...}), "projection.centre is"),
-    "directions NaN": (change_arrays(**{DOWN: nan}), "down_proj is"),
-    "directions short": (change_arrays(**{DOWN: shorter}), "down_proj is"),
-    "no layer": (change_head({"layer": None}), "settings.layer is missing"),
-    "fewer tasks": (change_head(tasks=["wide"]), "projection.centre is"),
-    "other features": (change_head({"features": ["embedding"]}), "need each other"),
-    "no weight": (change_arrays(scaling__weight=...), "scaling.weight"),
+CENTRE, SPREAD = "projection.centre", "projection.spread"
+DOWN = "projection.directions.model.layers.0.mlp.down_proj"
+# An array and what becomes of it (None: it is taken away), or changes to router.json.
+DAMAGES: dict[str, tuple[Any, Any, str]] = {
+    "no centre": (CENTRE, None, "projection.centre"),
+    "no spread": (SPREAD, None, "projection.spread"),
+    "centre NaN": (CENTRE, lambda a: a * np.nan, "projection.centre is"),
+    "centre short": (CENTRE, lambda a: a[:-1], "projection.centre is"),
+    "centre double": (CENTRE, lambda a: a.astype(np.float64), "projection.centre is"),
+    "spread NaN": (SPREAD, lambda a: a * np.nan, "projection.spread is"),
+    "spread of zero": (SPREAD, np.zeros_like, "projection.spread holds unusable"),
+    "spread narrow": (SPREAD, lambda a: a[:, :-1], "projection.spread is"),
+    "no directions": (DOWN, None, "projection.centre is"),
+    "directions NaN": (DOWN, lambda a: a * np.nan, "down_proj is"),
+    "directions short": (DOWN, lambda a: a[:-1], "down_proj is"),
+    "no weight": ("scaling.weight", None, "scaling.weight"),
+    "no layer": ({}, {"layer": None}, "settings.layer is missing"),
+    "other features": ({}, {"features": ["embedding"]}, "need each other"),
+    "fewer tasks": ({"tasks": ["wide"]}, {}, "projection.centre is"),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_files_are_refused(mixed: Any, tmp_path: Path, name: str) -> None:
-    assert_refused(made(mixed("wide narrow"), 1), tmp_path, *DAMAGES[name])
+    what, change, sentence = DAMAGES[name]
+    save_router(made(mixed("wide narrow"), 1), tmp_path)
+    if isinstance(what, str):
+        arrays = numpy_file(tmp_path / "router.safetensors")
+        before = arrays.pop(what)
+        if change is not None:
+            arrays[what] = np.ascontiguousarray(change(before))
+        save_arrays(arrays, tmp_path / "router.safetensors")
+    else:
+        head = json.loads((tmp_path / "router.json").read_text()) | what
+        head["settings"] |= change
+        (tmp_path / "router.json").write_text(json.dumps(head))
+    with pytest.raises(InputError, match=sentence) as caught:
+        load_router(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_expert_without_a_linear_layer_among_those_run_is_refused(mixed: Any) -> None:
