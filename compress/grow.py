@@ -108,4 +108,6 @@ def remove_expert(folder: Path, manifest: Manifest, task: str) -> Manifest:
     experts = {name: facts for name, facts in manifest.experts.items() if name != task}
     weights = {name: weight for name, weight in manifest.shared.weights.items() if name != task}
     shared = manifest.shared.model_copy(update={"weights": weights})
-    return manifest.model_copy(update={"experts": experts, "shared": shared})
+    named = [expert for expert in manifest.recipe["experts"] if expert["task"] != task]
+    recipe = {**manifest.recipe, "experts": named}
+    return manifest.model_copy(update={"experts": experts, "shared": shared, "recipe": recipe})

@@ -190,8 +190,17 @@ def _projection(arrays: dict[str, np.ndarray], head: _Head) -> ProjectionFeature
         if array.shape != (len(directions), experts) or array.dtype != np.float32 or np.isnan(array).any():
             raise ValueError(f"projection.{name} is {array.dtype} {array.shape}, or holds unusable numbers")
     for name, rows in directions.items():
-        if rows.ndim != 2 or len(rows) != experts * DIRECTIONS or not np.isfinite(rows).all():
+        if (
+            rows.ndim != 2
+            or len(rows) != experts * DIRECTIONS
+            or not np.isfinite(rows).all()
+            or not rows.size
+        ):
             raise ValueError(f"{prefix}{name} is {rows.shape}, or holds unusable numbers")
+    if not np.isfinite(centre).all() or np.isinf(spread).all(0).any():
+        raise ValueError("projection.centre or .spread hold unusable numbers")
+    if arrays["scaling.weight"].shape != (experts,):
+        raise ValueError(f"scaling.weight is {arrays['scaling.weight'].shape} instead of ({experts},)")
     if not (spread > 0).all() or head.settings.layer is None:
         raise ValueError("projection.spread holds unusable numbers, or settings.layer is missing")
     return ProjectionFeatures(head.settings.layer, directions, centre, spread)

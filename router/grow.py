@@ -50,7 +50,11 @@ def extend(
     kept, _ = distinct([prompt for prompt in prompts if prompt.task == task], [task])
     test = held_out(np.zeros(len(kept), dtype=int), router.settings.seed)
     queries = [router.query(tokenizer, prompt.turns) for prompt in kept]
+    if not all(query.turns for query in queries):
+        raise InputError(f"a prompt of task {task!r} has no words: remove it")
     x = router.features(model, queries, progress)
+    if not np.isfinite(x.data if sparse.issparse(x) else x).all():
+        raise InputError("the model gives features that are not finite: use float32 or bfloat16")
     before = router.novelty.references
     grown = _with_task(router, x[~test], before, task)
     own, others = grown.probabilities(x[test]), grown.probabilities(before)

@@ -66,7 +66,9 @@ class Novelty:
     def known(self, x: Matrix, tasks: Array) -> Array:
         """Which of the scaled features [n, d] look like training prompts, bool [n]; ``tasks`` [n] are the
         tasks that they would go to."""
-        known: Array = self.distances(x) <= self.thresholds[tasks]
+        squares = np.asarray(x.multiply(x).sum(1)).ravel() if sparse.issparse(x) else (x * x).sum(1)
+        # Of a text without a single n-gram that training knows, nothing is known.
+        known: Array = (self.distances(x) <= self.thresholds[tasks]) & (squares > 0)
         return known
 
 

@@ -63,7 +63,11 @@ def clip(content: T, limit: int) -> T:
 
 
 def _spoken(turns: Sequence[str]) -> tuple[str, ...]:
-    return tuple(text for turn in turns if (text := turn.strip()))
+    found = tuple(text for turn in turns if (text := turn.strip()))
+    for text in found:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InputError("the text holds half a character (a lone surrogate): send it as UTF-8")
+    return found
 
 
 def _content_text(content: Any, where: str) -> str:

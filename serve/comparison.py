@@ -117,7 +117,7 @@ def tune_static(
 
 
 def _scaled(bundle: Bundle, scaling: float, settings: EngineSettings) -> Any:
-    weights = [scaling] * len(bundle.carried)
+    weights = [scaling if task in bundle.tasks else 0.0 for task in bundle.carried]
     return load_composed(bundle, weights, device=settings.torch_device(), dtype=settings.torch_dtype())
 
 

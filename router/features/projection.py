@@ -71,6 +71,8 @@ class ProjectionFeatures:
                     )
         shape = (len(directions), len(experts))
         features = cls(depth, directions, np.zeros(shape), np.ones(shape))
+        if not directions:
+            return features
         generator = np.random.default_rng(seed)
         vocabulary = model.get_input_embeddings().num_embeddings
         random = generator.integers(0, vocabulary, (SAMPLES, LENGTH)).tolist()

@@ -96,12 +96,12 @@ def _line(number: int, line: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     if text.lstrip().startswith("{"):
         try:
             content = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None  # a prompt that begins with a brace
         if isinstance(content, dict) and {"prompt", "messages"} & set(content):
             given = content
     try:
         prompt = prompt_of({key: given[key] for key in ("prompt", "messages") if key in given})
+        return given, user_turns(prompt)
     except InputError as error:
         raise InputError(f"line {number}: {error}") from error
-    return given, user_turns(prompt)

@@ -32,9 +32,10 @@ def add(
     Example: twinserve add BUNDLE recall=examples/zoo/adapters/recall --prompts examples/zoo/data/router
     """
     from compress.bundle import edit, read_manifest, seal
+    from compress.errors import InputError
     from compress.grow import add_expert, remerged
     from compress.report import write_report
-    from router import read_prompts
+    from router import load_router, read_prompts
     from serve.commands.build import report_of
 
     task, found, checkpoint = expert.partition("=")
@@ -43,6 +44,10 @@ def add(
     manifest = read_manifest(bundle)
     has_router = (bundle / "router").is_dir()
     wanted = [*manifest.tasks, task] if remerge else [task]
+    # Before anything takes time.
+    if has_router and prompts is None and load_router(bundle / "router").projection is None:
+        whose = "all tasks, for another shared base needs another router" if remerge else repr(task)
+        raise InputError(f"the bundle's router learns from prompts: give --prompts with those of {whose}")
     labelled = read_prompts(prompts, wanted) if prompts and has_router else None
     with bars() as shown, edit(bundle) as folder:
         report = report_of(folder)
@@ -78,18 +83,21 @@ def remove(
     from compress.grow import remove_expert
     from compress.report import write_report
     from router import load_router, save_router, without
-    from serve.commands.build import report_of
+    from serve.commands.build import opened, report_of, train_in
 
-    with edit(bundle) as folder:
+    with bars() as shown, edit(bundle) as folder:
         manifest = remove_expert(folder, read_manifest(folder), task)
         report = report_of(folder)
         if task not in manifest.experts:
             report["experts"].pop(task, None)
-        if (folder / "router").is_dir():
-            router = without(load_router(folder / "router", manifest.fingerprint), task)
-            save_router(router, folder / "router")
-            report["router"] = dict(router.report)
         seal(folder, manifest)
+        if (folder / "router").is_dir():
+            router = load_router(folder / "router", manifest.fingerprint)
+            if router.projection is not None:
+                report["router"] = train_in(opened(folder), router.settings, None, shown)
+            else:
+                save_router(router := without(router, task), folder / "router")
+                report["router"] = dict(router.report)
         write_report(folder, manifest, report)
     kept = " (its factors stay: the shared base is reached through them)" if task in manifest.retired else ""
     Console().print(f"{task} answers nobody any more{kept}; left: {', '.join(manifest.tasks)}")
@@ -100,7 +108,6 @@ def _routed(
 ) -> dict[str, Any]:
     """The router of the grown bundle, written; its report."""
     from compress.compose import factor_weights, load_composed
-    from compress.errors import InputError
     from compress.loading import load_tokenizer
     from router import extend, load_router, save_router
     from serve.commands.build import opened, train_in
@@ -108,9 +115,7 @@ def _routed(
     router = load_router(folder / "router")
     if router.projection is not None:
         return train_in(opened(folder), router.settings, None, shown)
-    if prompts is None:
-        whose = "all tasks, for another shared base needs another router" if anew else repr(task)
-        raise InputError(f"the bundle's router learns from prompts: give --prompts with those of {whose}")
+    assert prompts is not None
     if anew:
         return train_in(opened(folder), router.settings, prompts, shown)
     bundle = opened(folder)

@@ -32,6 +32,8 @@ def print_bundle(path: Path) -> None:
     table.add_row("base", what, "", *_size(sizes["base"], unit), "")
     for task, expert in manifest.experts.items():
         kind = "adapter, exact" if expert.kind == "adapter" else "full, truncated"
+        if task in manifest.retired:
+            kind = "removed; the shared base uses it"
         kept = f"{100 * expert.kept:.1f} %"
         table.add_row(task, kind, str(expert.max_rank), *_size(expert.bytes, unit), kept)
     table.add_row("router", "" if sizes["router"] else "none", "", *_size(sizes["router"], unit), "")

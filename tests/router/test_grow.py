@@ -189,7 +189,8 @@ def test_the_new_row_is_the_optimum_beside_the_others(
     np.testing.assert_array_equal(grown.classifier.coef[:-1], router.classifier.arrays()["coef"])
 
 
-@pytest.mark.parametrize(("features", "classifier"), [kind for kind in SEEING if kind[0] != "hidden"])
+# N-grams that no old task has stay unseen, so hashed features are not asked here.
+@pytest.mark.parametrize(("features", "classifier"), [kind for kind in SEEING if kind[0] == "embedding"])
 def test_prompts_of_the_new_task_are_unknown_before_and_known_after(
     model: Any, growing: Growing, features: FeatureKind, classifier: ClassifierKind
 ) -> None:

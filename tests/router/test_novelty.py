@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,14 @@ def test_no_distance_is_negative() -> None:
     for row in rows:
         novelty = Novelty.fit(row[None].repeat(6, axis=0), np.zeros(6, dtype=int), seed=0)
         assert (novelty.distances(novelty.references) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", blobs.MAKERS)
+def test_features_that_are_all_zero_are_never_known(kind: str) -> None:
+    x, labels = blobs.scaled(kind, 3)
+    novelty = replace(Novelty.fit(x, labels, seed=0), thresholds=np.full(3, 2.0))
+    assert novelty.known(x, labels).all()
+    assert not novelty.known(x * 0, labels).any()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
