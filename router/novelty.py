@@ -54,14 +54,16 @@ class Novelty:
 
     def distances(self, x: Matrix) -> Array:
         """Distance [n] of scaled features [n, d]."""
-        cosines = unit(x) @ self._units.T
+        cosines = unit(x) @ self._columns
         cosines = cosines.toarray() if sparse.issparse(cosines) else np.asarray(cosines)
         nearest = np.partition(cosines, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS]
         return np.maximum(1 - nearest.astype(np.float64), 0)
 
     @cached_property
-    def _units(self) -> Matrix:
-        return unit(self.references)
+    def _columns(self) -> Matrix:
+        # Turned once: scipy would convert the other layout at every product.
+        units = unit(self.references)
+        return units.T.tocsr() if sparse.issparse(units) else units.T
 
     def known(self, x: Matrix, tasks: Array) -> Array:
         """Which of the scaled features [n, d] look like training prompts, bool [n]; ``tasks`` [n] are the

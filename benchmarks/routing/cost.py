@@ -20,7 +20,7 @@ PROMPTS, ROUNDS, ANSWER = 40, 3, 32
 
 
 def cost(bench: Bench, threads: int | None) -> dict[str, Any]:
-    """Median milliseconds a prompt, alone, tokenisation included; by kind of features, in turns."""
+    """Median milliseconds a prompt, alone, tokenisation included; by kind of features, in rounds."""
     prompts = [Prompt(bench.tasks[k], text) for k, text in zip(bench.labels, bench.texts, strict=True)]
     routers: dict[str, Router] = {}
     for kind in bench.settings.features:
@@ -33,8 +33,9 @@ def cost(bench: Bench, threads: int | None) -> dict[str, Any]:
     texts = [text for _, text in bench.known[:: max(1, len(bench.known) // PROMPTS)]]
     times: dict[str, list[float]] = {name: [] for name in routers}
     for _ in range(ROUNDS):
-        for text in texts:
-            for name, router in routers.items():
+        for name, router in routers.items():
+            # In a row: threads that still spin after another kind's forward pass would be counted here.
+            for text in texts:
                 times[name].append(_timed(lambda r=router, t=text: _route(bench, r, t)))  # type: ignore[misc]
     bench.step("cost: answers")
     answers = _answers(bench, texts, threads)
