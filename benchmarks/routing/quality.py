@@ -180,14 +180,13 @@ def _left_out(bench: Bench, settings: RouterSettings, raw: Matrix, seen: Matrix)
     return found
 
 
-def _novelties(
-    bench: Bench, router: Router, raw: Matrix, seen: Matrix, others: dict[str, Matrix]
-) -> dict[str, dict[str, float]]:
-    """Scores of being unknown, each with the threshold that rejects 2 % of prompts held back from fitting."""
-    held = test_part(bench.labels, 0)
-    part = fit(raw[~held], bench.labels[~held], router.tasks, router.settings, "")
-    x, labels = part.scaling.apply(raw[~held]), bench.labels[~held]
-    means = np.stack([x[labels == k].mean(0) for k in range(len(router.tasks))])
+Scores = dict[str, Callable[[Matrix], np.ndarray]]
+
+
+def _scores(part: Router, x: Matrix, labels: np.ndarray) -> Scores:
+    """Ways to tell that scaled features are of no task, from a router and what it was fitted on; all grow
+    with strangeness."""
+    means = np.stack([x[labels == k].mean(0) for k in range(len(part.tasks))])
     precision = np.linalg.inv(ledoit_wolf(x - means[labels])[0])
 
     def density(own: Matrix) -> np.ndarray:
@@ -196,18 +195,40 @@ def _novelties(
         return nearest
 
     assert part.novelty is not None
-    scores: dict[str, Callable[[Matrix], np.ndarray]] = {
+    return {
         "distance to neighbours": part.novelty.distances,
         "density of task means": density,
         "energy": lambda own: -logsumexp(part.classifier.logits(own) / part.calibration, axis=1),
         "confidence": lambda own: -part.probabilities(own).max(1),
     }
-    found = {}
+
+
+def _novelties(
+    bench: Bench, router: Router, raw: Matrix, seen: Matrix, others: dict[str, Matrix]
+) -> dict[str, dict[str, float]]:
+    """Scores of being unknown, each with the threshold that rejects 2 % of prompts held back from fitting: of
+    known prompts, of others, and of each task by a router that has never heard of it."""
+    held = test_part(bench.labels, 0)
+    found: dict[str, dict[str, float]] = {}
+
+    def thresholds(own: np.ndarray, tasks: tuple[str, ...]) -> tuple[Router, Scores, dict[str, float]]:
+        labels = np.unique(bench.labels[own], return_inverse=True)[1]
+        fitted, back = ~held[own], held[own]
+        part = fit(raw[own][fitted], labels[fitted], tasks, router.settings, "")
+        scores = _scores(part, part.scaling.apply(raw[own][fitted]), labels[fitted])
+        x = part.scaling.apply(raw[own][back])
+        return part, scores, {name: rejection_threshold(score(x), 0.02) for name, score in scores.items()}
+
+    part, scores, limits = thresholds(np.ones(len(bench.labels), dtype=bool), router.tasks)
     for name, score in scores.items():
-        threshold = rejection_threshold(score(part.scaling.apply(raw[held])), 0.02)
-        found[name] = {"false rejection": float((score(part.scaling.apply(seen)) > threshold).mean())}
+        found[name] = {"false rejection": float((score(part.scaling.apply(seen)) > limits[name]).mean())}
         for kind, own in others.items():
-            found[name][kind] = float((score(part.scaling.apply(own)) > threshold).mean())
+            found[name][kind] = float((score(part.scaling.apply(own)) > limits[name]).mean())
+    for k, task in enumerate(bench.tasks):
+        part, scores, limits = thresholds(bench.labels != k, tuple(t for t in bench.tasks if t != task))
+        x = part.scaling.apply(seen[bench.truth == k])
+        for name, score in scores.items():
+            found[name][f"left out: {task}"] = float((score(x) > limits[name]).mean())
     return found
 
 
