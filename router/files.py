@@ -16,7 +16,7 @@ from scipy import sparse
 
 from compress.errors import InputError
 from router.classifiers import classifier_class
-from router.features import Matrix
+from router.features import Matrix, finite
 from router.features.projection import DIRECTIONS, ProjectionFeatures
 from router.features.tfidf import BUCKETS
 from router.novelty import NEIGHBOURS, Novelty
@@ -220,8 +220,7 @@ def _novelty(arrays: dict[str, np.ndarray], tasks: int, width: int) -> Novelty:
         raise ValueError(f"novelty.owner is {owner.dtype} {owner.shape}, beside {references.shape[0]} rows")
     if not ((owner >= 0) & (owner < tasks)).all():
         raise ValueError(f"novelty.owner names tasks beyond the {tasks} of router.json")
-    numbers = references.data if sparse.issparse(references) else references
-    if not np.isfinite(numbers).all():
+    if not finite(references):
         raise ValueError("novelty.references holds unusable numbers")
     return Novelty(references, owner, thresholds)
 

@@ -15,7 +15,7 @@ from compress.errors import InputError
 from router.classifiers.logistic import STEPS, STRENGTH, Logistic
 from router.classifiers.mlp import Perceptron
 from router.classifiers.prototypes import Prototypes
-from router.features import Matrix, Progress, stacked
+from router.features import Matrix, Progress, finite, stacked
 from router.novelty import Novelty, rejection_threshold
 from router.prompts import Prompt, distinct
 from router.router import Router
@@ -53,7 +53,7 @@ def extend(
     if not all(query.turns for query in queries):
         raise InputError(f"a prompt of task {task!r} has no words: remove it")
     x = router.features(model, queries, progress)
-    if not np.isfinite(x.data if sparse.issparse(x) else x).all():
+    if not finite(x):
         raise InputError("the model gives features that are not finite: use float32 or bfloat16")
     before = router.novelty.references
     grown = _with_task(router, x[~test], before, task)

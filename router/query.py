@@ -64,9 +64,10 @@ def clip(content: T, limit: int) -> T:
 
 def _spoken(turns: Sequence[str]) -> tuple[str, ...]:
     found = tuple(text for turn in turns if (text := turn.strip()))
-    for text in found:
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise InputError("the text holds half a character (a lone surrogate): send it as UTF-8")
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise InputError("the text holds half a character (a lone surrogate): send it as UTF-8") from error
     return found
 
 

@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from compress.errors import InputError
 from router.calibration import fit_temperature
 from router.classifiers import classifier_class
-from router.features import FeatureKind, Matrix, query_features
+from router.features import FeatureKind, Matrix, finite, query_features
 from router.features.prefix import depth_of
 from router.measure import measure
 from router.novelty import Novelty, task_thresholds
@@ -61,9 +60,7 @@ def train_router(
             raise InputError(f"a prompt of task {prompt.task!r} has no tokens: nothing to route")
     if "hidden" in settings.features:
         settings = settings.model_copy(update={"layer": depth_of(model, settings.layer)})
-    extracted = {
-        kind: _extract(kind, model, queries, settings, progress) for kind in dict.fromkeys(settings.features)
-    }
+    extracted = {kind: _extract(kind, model, queries, settings, progress) for kind in settings.features}
     candidates = compare(
         {kind: matrix[train] for kind, matrix in extracted.items()},
         settings.classifiers if len(tasks) > 1 else ("logistic",),
@@ -121,8 +118,7 @@ def _extract(
 ) -> Matrix:
     heard = None if progress is None else lambda done, total: progress(f"router: {kind}", done, total)
     features = query_features(settings.extractor(kind), model, queries, settings.history, heard)
-    numbers = features.data if sparse.issparse(features) else features
-    if not np.isfinite(numbers).all():
+    if not finite(features):
         raise InputError(f"the model gives {kind} features that are not finite: use float32 or bfloat16")
     return features
 

@@ -52,7 +52,7 @@ def main(
         facts["dataless"] = dataless(bench)
         facts["sizes"] = {kind: sizes(bench, kind, SIZES) for kind in ("tfidf", "hidden")}
     if "cost" in parts:
-        facts["cost"] = cost(bench, threads)
+        facts["cost" if threads is None else f"cost, threads {threads}"] = cost(bench, threads)
     if "scale" in parts:
         facts["scale"] = {"training": train_many(), "asking": ask_many()}
     result.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +91,8 @@ def show(facts: dict[str, Any], console: Console) -> None:
         for name in next(iter(novelty.values())):
             table.add_row(name, *(f"{100 * one[name]:.1f}" for one in novelty.values()))
         console.print(table)
-    for part in ("sizes", "cost", "scale"):
-        if part in facts:
+    for part in facts:
+        if part not in ("quality", "dataless"):
             console.print(part, facts[part])
 
 

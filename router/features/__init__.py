@@ -36,6 +36,11 @@ def stacked(parts: Sequence[Matrix]) -> Matrix:
     return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
 
 
+def finite(x: Matrix) -> bool:
+    """Whether all numbers of a matrix are."""
+    return bool(np.isfinite(x.data if sparse.issparse(x) else x).all())
+
+
 def query_features(
     features: Features,
     model: Any,

@@ -77,10 +77,8 @@ class ProjectionFeatures:
         vocabulary = model.get_input_embeddings().num_embeddings
         random = generator.integers(0, vocabulary, (SAMPLES, LENGTH)).tolist()
         energies = features._energies(model, [Turn("", tuple(ids)) for ids in random])
-        changed = (
-            np.stack([rows.reshape(len(experts), DIRECTIONS, -1).any((1, 2)) for rows in directions.values()])
-            if directions
-            else np.zeros(shape, dtype=bool)
+        changed = np.stack(
+            [rows.reshape(len(experts), DIRECTIONS, -1).any((1, 2)) for rows in directions.values()]
         )
         spread = np.where(changed, np.maximum(energies.std(0), 1e-6), np.inf)
         return cls(depth, directions, energies.mean(0).astype(np.float32), spread.astype(np.float32))

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer
-from sklearn.preprocessing import normalize
 
 from router.features import Progress
 from router.query import Turn, clip
+from router.scaling import unit
 
 BUCKETS = 2**16
 # A longer text is clipped: n-grams of characters cost a microsecond each.
@@ -42,7 +42,7 @@ class TfidfFeatures:
             for vectorizer in _vectorizers():
                 counts = vectorizer.transform(texts)
                 counts.data = 1 + np.log(counts.data)
-                halves.append(normalize(counts, copy=False))
+                halves.append(unit(counts))
             parts.append(sparse.hstack(halves, format="csr", dtype=np.float32))
             if progress is not None:
                 progress(start + len(texts), len(turns))
