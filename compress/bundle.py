@@ -16,7 +16,7 @@ from compress.errors import InputError
 from compress.experts import Expert
 from compress.loading import first_line
 from compress.parameters import Parameter, parameter_table, read_config
-from compress.recipe import RESERVED, TASK_NAME, validation_sentence
+from compress.recipe import RESERVED, SHARED, TASK_NAME, validation_sentence
 from compress.staging import hard_copy, publish, staged
 
 SCHEMA = 1
@@ -41,7 +41,7 @@ class ExpertFacts(BaseModel):
     model_config = ConfigDict(extra="forbid")
     source: str
     sha256: str
-    kind: Literal["adapter", "full"]
+    kind: Literal["adapter", "full", "merge"]
     bytes: int
     max_rank: int
     kept: float
@@ -57,7 +57,8 @@ class SharedFacts(BaseModel):
 
 class Manifest(BaseModel):
     """bundle.json. ``reference`` says what base/ is: the shared base, or the pretrained one. ``retired``
-    experts answer nobody: their factors are only there because the shared base is reached through them."""
+    experts answer nobody: their factors are only there because the shared base is reached through them. So is
+    the one called ``shared``, ``W_s - W_0``, which is there where the merge is no sum of the experts."""
 
     model_config = ConfigDict(extra="forbid")
     schema_version: int = SCHEMA
@@ -73,7 +74,8 @@ class Manifest(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
         for task in self.experts:
-            if task in RESERVED or not TASK_NAME.fullmatch(task):
+            carrier = task == SHARED and task in self.retired
+            if not carrier and (task in RESERVED or not TASK_NAME.fullmatch(task)):
                 raise ValueError(f"{task!r} is no task name")
         if set(self.shared.weights) != set(self.experts):
             raise ValueError("shared.weights and experts name different tasks")
@@ -95,7 +97,7 @@ class Manifest(BaseModel):
         for task, weight in self.shared.weights.items():
             if weight and self.reference == "pretrained":
                 for name, sha in self.files.items():
-                    if name.startswith(f"experts/{task}/") and name.endswith(".safetensors"):
+                    if name.startswith(f"{expert_folder(task)}/") and name.endswith(".safetensors"):
                         made[f"{name} x {weight}"] = sha
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
@@ -158,7 +160,7 @@ class Bundle:
 
     def expert(self, task: str, table: dict[str, Parameter]) -> Expert:
         """One expert over the parameters of ``table()``."""
-        return Expert(self.path / "experts" / task, table)
+        return Expert(self.path / expert_folder(task), table)
 
     def bytes(self) -> dict[str, int]:
         """Bytes of weights by part: ``base``, ``experts``, ``router``."""
@@ -167,6 +169,11 @@ class Bundle:
             part = path.relative_to(self.path).parts[0]
             sizes[part] = sizes.get(part, 0) + path.stat().st_size
         return sizes
+
+
+def expert_folder(task: str) -> str:
+    """Where in a bundle the factors of ``task`` are."""
+    return SHARED if task == SHARED else f"experts/{task}"
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -70,13 +70,13 @@ class Checkpoint:
         checkpoint._check_tied_heads()
         return checkpoint
 
-    def read(self, name: str) -> Tensor:
-        """A parameter in its stored dtype, shaped as in the table."""
-        return self.tensors.read(self._keys[name])
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        """A parameter, or some of its rows, in its stored dtype, shaped as in the table."""
+        return self.tensors.read(self._keys[name], rows)
 
-    def weight(self, name: str) -> Tensor:
-        """A parameter in float32."""
-        return self.read(name).to(torch.float32)
+    def weight(self, name: str, rows: slice | None = None) -> Tensor:
+        """A parameter, or some of its rows, in float32."""
+        return self.read(name, rows).to(torch.float32)
 
     def low_rank(self, name: str) -> LowRank | None:
         """A full checkpoint knows no exact factors of its task vectors."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
 from compress.adapters import Adapter
-from compress.build import Inputs, Progress, write_one
 from compress.bundle import Manifest
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
+from compress.exclusive import write_exclusive
 from compress.finetunes import open_finetune
+from compress.merge import Progress
 from compress.recipe import Recipe, SharedRecipe, validation_sentence
 from compress.sources import resolve
+from compress.workspace import Workspace
 
 
 def add_expert(
@@ -37,8 +40,8 @@ def add_expert(
     content = {
         **manifest.recipe,
         "experts": [*manifest.recipe["experts"], {"task": task, "checkpoint": checkpoint}],
-        # Checked as a recipe, whose scalings name all tasks; what was merged is in the manifest.
-        "shared": {"method": manifest.shared.method},
+        # Checked as a recipe, whose settings name all tasks; what was merged is in the manifest.
+        "shared": {},
     }
     try:
         recipe = Recipe.model_validate(content)
@@ -52,12 +55,20 @@ def add_expert(
             "deltas of the shared one; give the full checkpoint, or build the bundle again with the adapter"
         )
     weights = {**manifest.shared.weights, task: 0.0}
-    inputs = Inputs(base, manifest.base.sha256, {task: finetune}, weights)
     factor_dtype: torch.dtype = getattr(torch, recipe.exclusive.dtype or recipe.output.dtype)
     expert = recipe.experts[-1]
-    facts, rows = write_one(
-        expert, inputs, base, base.sha256(), recipe.exclusive, folder, factor_dtype, progress
-    )
+    with TemporaryDirectory(dir=folder.parent, prefix=".add-") as work:
+        facts, rows = write_exclusive(
+            expert,
+            finetune,
+            base,
+            base,
+            recipe.exclusive,
+            folder,
+            factor_dtype,
+            Workspace(Path(work)),
+            progress,
+        )
     grown = manifest.model_copy(
         update={
             "experts": {**manifest.experts, task: facts},
@@ -84,7 +95,12 @@ def remerged(folder: Path, manifest: Manifest) -> Manifest:
             "the recipe gives a scaling for every task, and none for the new one: build it again"
         )
     recipe = SharedRecipe.model_validate(manifest.recipe["shared"])
-    weights = {**dict.fromkeys(manifest.experts, 0.0), **recipe.coefficients(manifest.tasks)}
+    scalings = recipe.coefficients(manifest.tasks)
+    if scalings is None:
+        raise InputError(
+            f"its shared base was merged by {recipe.method}, which is no sum of the experts: build it again"
+        )
+    weights = {**dict.fromkeys(manifest.experts, 0.0), **scalings}
     file = folder / "shared" / "shared.json"
     file.unlink()
     file.write_text(json.dumps({"method": recipe.method, "scalings": weights}, indent=2) + "\n")

@@ -11,9 +11,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compress.errors import InputError
-from compress.merging import METHODS
+from compress.merging import METHODS, MergeMethod
 
-RESERVED = {"static", "dynamic", "base"}
+# "shared" is how a bundle carries a merge that its experts' factors cannot express.
+SHARED = "shared"
+RESERVED = {"static", "dynamic", "base", SHARED}
 Dtype = Literal["float32", "float16", "bfloat16"]
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -46,15 +48,27 @@ class SharedRecipe(BaseModel):
     model_config = ConfigDict(extra="allow")
     method: str = "task_arithmetic"
 
-    def coefficients(self, tasks: list[str]) -> dict[str, float]:
-        """lambda_t of every task."""
-        method = METHODS[self.method]
-        return method.coefficients(tasks, method.parameters(**(self.model_extra or {})))
+    @property
+    def merging(self) -> MergeMethod:
+        """The method itself."""
+        return METHODS[self.method]
+
+    @property
+    def parameters(self) -> Any:
+        """The method's settings, checked."""
+        return self.merging.parameters(**(self.model_extra or {}))
+
+    def coefficients(self, tasks: list[str]) -> dict[str, float] | None:
+        """lambda_t of every task; None where the method is not linear."""
+        linear = self.merging.coefficients
+        return None if linear is None else linear(tasks, self.parameters)
 
     @model_validator(mode="after")
     def _parameters(self) -> SharedRecipe:
         if self.method not in METHODS:
-            raise ValueError(f"method {self.method!r} is unknown; known: {', '.join(METHODS)}")
+            near = difflib.get_close_matches(self.method, METHODS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(METHODS)}"
+            raise ValueError(f"method {self.method!r} is unknown; {hint}")
         parameters = METHODS[self.method].parameters
         try:
             parameters(**(self.model_extra or {}))
@@ -106,12 +120,17 @@ class Recipe(Strict):
         for task in tasks:
             if tasks.count(task) > 1:
                 raise ValueError(f"task {task!r} is given twice")
-        self.shared.coefficients(tasks)
+        self.shared.merging.check(tasks, self.shared.parameters)
         return self
 
     @property
     def tasks(self) -> list[str]:
         return [expert.task for expert in self.experts]
+
+    @property
+    def sources(self) -> list[str]:
+        """The base and all checkpoints, as they are named."""
+        return [self.base, *(expert.checkpoint for expert in self.experts)]
 
 
 def read_recipe(path: Path) -> Recipe:

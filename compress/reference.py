@@ -7,7 +7,6 @@ from typing import Literal
 from compress.checkpoints import Checkpoint
 from compress.finetunes import Finetune
 from compress.lowrank import truncate
-from compress.merging.method import merge
 from compress.recipe import ExclusiveRecipe
 
 SAMPLE = 8
@@ -37,7 +36,7 @@ def choose_reference(
     for parameter in matrices[step // 2 :: step]:
         weight = base.weight(parameter.name)
         vectors = {task: f.weight(parameter.name) - weight for task, f in full.items()}
-        shift = merge(weight.new_zeros(weight.shape), ((coefficients[t], v) for t, v in vectors.items()))
+        shift = sum(coefficients[task] * vector for task, vector in vectors.items())
         for vector in vectors.values():
             for reference, delta in (("shared", vector - shift), ("pretrained", vector)):
                 part = truncate(parameter.to_map(delta), rank=exclusive.rank, energy=exclusive.energy)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from compress.errors import InputError
 
-SHARD_BYTES = 2 * 1024**3
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -29,15 +28,16 @@ class TensorFiles:
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
 
-    def read(self, name: str) -> Tensor:
-        """One tensor in its stored dtype.
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        """One tensor, or some of its rows, in its stored dtype.
 
         Raises InputError when the file has become unreadable or the tensor holds NaN or infinity.
         """
         path = self.files[name]
         try:
             with safe_open(path, framework="pt") as file:
-                tensor = file.get_tensor(name).clone()
+                tensor = file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
+                tensor = tensor.clone()
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: tensor {name} cannot be read: {error}") from error
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -117,41 +117,3 @@ def save(tensors: dict[str, Tensor], path: Path) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written: {error}") from error
-
-
-def write_sharded(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES) -> int:
-    """Write ``model.safetensors``, or numbered shards and an index when it is larger than
-    ``shard_bytes``; holds one shard in memory. Returns the bytes of all tensors."""
-    shards: list[list[str]] = []
-    pending: dict[str, Tensor] = {}
-    total = size = 0
-
-    def flush() -> None:
-        nonlocal pending, size
-        save(pending, _part(folder, len(shards)))
-        shards.append(list(pending))
-        pending, size = {}, 0
-
-    for name, tensor in tensors:
-        if pending and size + tensor.nbytes > shard_bytes:
-            flush()
-        pending[name] = tensor.contiguous()
-        size += tensor.nbytes
-        total += tensor.nbytes
-    flush()
-    if len(shards) == 1:
-        _part(folder, 0).rename(folder / "model.safetensors")
-        return total
-    final = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    for i, name in enumerate(final):
-        _part(folder, i).rename(folder / name)
-    index = {
-        "metadata": {"total_size": total},
-        "weight_map": {name: final[i] for i, shard in enumerate(shards) for name in shard},
-    }
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    return total
-
-
-def _part(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:05d}.safetensors"

@@ -14,6 +14,7 @@ import yaml
 from compress.build import build
 from compress.bundle import Bundle, create
 from compress.recipe import read_recipe
+from compress.workspace import workspace
 from tests import tiny
 
 
@@ -29,8 +30,8 @@ def write_recipe(path: Path, **content: Any) -> Path:
 
 def build_bundle(recipe: Path, out: Path) -> Bundle:
     """Build without a router."""
-    with create(out) as folder:
-        build(read_recipe(recipe), folder, relative_to=recipe.parent, progress=silent)
+    with workspace(out, "") as work, create(out) as folder:
+        build(read_recipe(recipe), folder, work, relative_to=recipe.parent, progress=silent)
     return Bundle.open(out)
 
 

@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from compress.build import build
 from compress.bundle import Bundle, create
+from compress.inputs import work_key
 from compress.recipe import Recipe, read_recipe
+from compress.workspace import workspace
 from examples.zoo.adapters import save_adapter, with_adapter
 
 Name = Literal["smollm2", "wide"]
@@ -34,8 +36,8 @@ def bundle(name: Name, folder: Path, experts: int = 8) -> Bundle:
 
 def _build(recipe: Recipe, out: Path) -> Bundle:
     # No router: workloads say themselves which mixture each request has.
-    with create(out) as folder:
-        build(recipe, folder, progress=lambda *_: None)
+    with workspace(out, work_key(recipe)) as work, create(out) as folder:
+        build(recipe, folder, work, progress=lambda *_: None)
     return Bundle.open(out)
 
 

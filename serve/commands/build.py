@@ -102,14 +102,15 @@ def train_router(
 
 def _offline(path: Path, output: Path, *, with_router: bool) -> None:
     from compress.build import build as compress_all
-    from compress.build import refuse_overlap
     from compress.bundle import create, seal
     from compress.errors import InputError
+    from compress.inputs import refuse_overlap, work_key
     from compress.recipe import read_recipe
     from compress.report import write_report
+    from compress.workspace import workspace
 
     recipe = read_recipe(path)
-    refuse_overlap(recipe, output, path.parent)
+    refuse_overlap(recipe.sources, output, path.parent)
     settings, prompts = None, None
     if with_router:
         if recipe.router is None:
@@ -117,8 +118,11 @@ def _offline(path: Path, output: Path, *, with_router: bool) -> None:
                 f"{path}: no router section; add router: {{prompts: FILE.jsonl}}, or use compress"
             )
         settings, prompts = _router_inputs(recipe, path.parent)
-    with bars() as shown, create(output) as folder:
-        manifest, report = compress_all(recipe, folder, relative_to=path.parent, progress=shown.report)
+    key = work_key(recipe, path.parent)
+    with bars() as shown, workspace(output, key) as work, create(output) as folder:
+        manifest, report = compress_all(recipe, folder, work, relative_to=path.parent, progress=shown.report)
+        for note in report["notes"]:
+            shown.print(f"note: {note}")
         if settings is not None:
             report["router"] = train_in(opened(folder), settings, prompts, shown)
         write_report(folder, manifest, report)

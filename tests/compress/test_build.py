@@ -17,6 +17,7 @@ from compress.compose import factor_weights, load_composed
 from compress.errors import InputError
 from compress.recipe import read_recipe
 from compress.report import write_report
+from compress.workspace import workspace
 from tests import tiny
 from tests.bundles import Zoo, build_bundle, full_zoo, silent, write_recipe
 
@@ -32,8 +33,8 @@ def distance(a, b):
 
 def report_of(zoo: Zoo, folder) -> dict:
     recipe = read_recipe(zoo.bundle.path.parent / "recipe.yaml")
-    with create(folder) as staging:
-        manifest, report = build(recipe, staging, relative_to=None, progress=silent)
+    with workspace(folder, "") as work, create(folder) as staging:
+        manifest, report = build(recipe, staging, work, relative_to=None, progress=silent)
         write_report(staging, manifest, report)
     return report
 

@@ -10,7 +10,7 @@ import torch
 
 from compress.errors import InputError
 from compress.merging import METHODS
-from compress.merging.method import merge
+from compress.merging.method import add_scaled
 
 
 def tensors(seed: int) -> dict[str, torch.Tensor]:
@@ -23,7 +23,7 @@ def tensors(seed: int) -> dict[str, torch.Tensor]:
 
 def ours(base, tuned, scalings):
     return {
-        name: merge(weight, [(s, t[name] - weight) for s, t in zip(scalings, tuned, strict=True)])
+        name: add_scaled(weight, ((s, t[name] - weight) for s, t in zip(scalings, tuned, strict=True)))
         for name, weight in base.items()
     }
 
@@ -58,7 +58,7 @@ def test_equals_the_papers_formula_in_float64(scalings):
 def test_the_base_is_not_changed_in_place():
     base = tensors(0)["norm.weight"]
     kept = base.clone()
-    merge(base, [(1.0, torch.ones(9))])
+    add_scaled(base, iter([(1.0, torch.ones(9))]))
     assert torch.equal(base, kept)
 
 

@@ -36,7 +36,7 @@ def test_defaults(tmp_path):
         ({"exclusive": {"rank": -1}}, r"exclusive\.rank"),
         ({"exclusive": {"energy": 1.5}}, r"exclusive\.energy"),
         ({"exclusive": {"zzz": 1}}, r"unknown key 'exclusive\.zzz'; known keys: rank, energy"),
-        ({"shared": {"method": "magic"}}, r"method 'magic' is unknown; known: task_arithmetic"),
+        ({"shared": {"method": "magic"}}, r"method 'magic' is unknown; known: average, task_arithmetic"),
         ({"shared": {"method": "task_arithmetic", "scalng": 1}}, r"scalng"),
         ({"experts": []}, r"experts"),
         ({"experts": [{"task": "a", "chekpoint": "x"}]}, r"experts\.0\.ch"),

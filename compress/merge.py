@@ -1,0 +1,150 @@
+"""Merging opened inputs: any parameter on demand, or a whole checkpoint, stretch by stretch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.checkpoints import Checkpoint
+from compress.errors import InputError
+from compress.finetunes import Finetune, task_vector
+from compress.merging.method import Group, MergeMethod
+from compress.parallel import WORKERS, each
+from compress.parameters import Parameter
+from compress.shards import ShardWriter
+
+Progress = Callable[[str, int, int], None]
+
+# Elements of a parameter that are merged at once: a few megabytes an input stay in the processor's caches,
+# and memory does not grow with the parameter.
+STRETCH = 1 << 20
+
+
+class MergeSource:
+    """Base and fine-tunes, parameter by parameter; see ``compress.merging.method.Source``."""
+
+    def __init__(
+        self, base: Checkpoint, finetunes: Mapping[str, Finetune], relative_to: Path | None = None
+    ) -> None:
+        self.base, self.finetunes, self.relative_to = base, finetunes, relative_to
+        # An adapter's task vector is a product of factors: in stretches it would be made again and again.
+        self._in_stretches = all(isinstance(f, Checkpoint) for f in finetunes.values())
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.finetunes)
+
+    @property
+    def table(self) -> dict[str, Parameter]:
+        return self.base.table
+
+    def groups(self, name: str, *, whole: bool = False) -> Iterator[Group]:
+        """One parameter, in consecutive stretches or at once."""
+        for start, rows in self._stretches(name, whole=whole):
+            base = self.base.weight(name, rows)
+            vectors = {task: self._vector(task, name, base, rows) for task in self.finetunes}
+            yield Group(self.table[name], base, vectors, start)
+
+    def vectors(self, task: str) -> Iterator[tuple[str, int, Tensor]]:
+        """All of one task vector: (parameter, position of the first element, stretch), in order."""
+        for name in self.table:
+            for start, rows in self._stretches(name):
+                yield name, start, self._vector(task, name, self.base.weight(name, rows), rows)
+
+    def rank_bound(self, name: str) -> int | None:
+        """The sum of the ranks of one parameter's task vectors; None where one has no factors."""
+        bound = 0
+        for finetune in self.finetunes.values():
+            factors = finetune.low_rank(name)
+            if factors is not None:
+                bound += factors.rank
+            elif isinstance(finetune, Checkpoint) or finetune.dense(name, self.base) is not None:
+                return None
+        return bound
+
+    def folder(self, path: str) -> Path:
+        """A folder that the recipe names, from the working folder or else the recipe's. Raises InputError."""
+        for folder in (Path(path), (self.relative_to or Path()) / path):
+            if folder.is_dir():
+                return folder
+        raise InputError(f"shared: {path}: no such folder")
+
+    def _vector(self, task: str, name: str, base: Tensor, rows: slice | None) -> Tensor:
+        finetune = self.finetunes[task]
+        if isinstance(finetune, Checkpoint):
+            return finetune.weight(name, rows).sub_(base)
+        vector = task_vector(finetune, name, self.base)
+        return torch.zeros_like(base) if vector is None else vector
+
+    def _stretches(self, name: str, *, whole: bool = False) -> Iterator[tuple[int, slice | None]]:
+        shape = self.table[name].shape
+        width = torch.Size(shape[1:]).numel()
+        step = max(1, STRETCH // width)
+        if whole or not self._in_stretches or step >= shape[0]:
+            yield 0, None
+            return
+        for first in range(0, shape[0], step):
+            yield first * width, slice(first, min(first + step, shape[0]))
+
+
+class Merger:
+    """A method and its settings over opened inputs."""
+
+    def __init__(self, method: MergeMethod, parameters: Any, source: MergeSource) -> None:
+        self.method, self.parameters, self.source = method, parameters, source
+
+    @cached_property
+    def facts(self) -> Any:
+        """What the method must know of all inputs before the first parameter."""
+        return None if self.method.survey is None else self.method.survey(self.source, self.parameters)
+
+    def merged(self, name: str) -> Tensor:
+        """One merged parameter, float32, shaped as in the table."""
+        (group,) = self.source.groups(name, whole=True)
+        return self.method.merge(group, self.parameters, self.facts)
+
+    def write(self, writer: ShardWriter, stage: str, progress: Progress) -> None:
+        """Merge all parameters that ``writer`` has not finished."""
+        facts, whole = self.facts, self.method.scope == "tensor"
+
+        def one(name: str) -> None:
+            for group in self.source.groups(name, whole=whole):
+                writer.write(name, self.method.merge(group, self.parameters, facts), group.start)
+            writer.finish(name)
+
+        _write_all(one, self.source.table, writer, stage, progress, workers=1 if whole else WORKERS)
+
+
+def copy_weights(checkpoint: Checkpoint, writer: ShardWriter, stage: str, progress: Progress) -> None:
+    """Write all parameters of a checkpoint that ``writer`` has not finished."""
+    source = MergeSource(checkpoint, {})
+
+    def one(name: str) -> None:
+        for group in source.groups(name):
+            writer.write(name, group.base, group.start)
+        writer.finish(name)
+
+    _write_all(one, checkpoint.table, writer, stage, progress)
+
+
+def _write_all(
+    one: Callable[[str], None],
+    table: Mapping[str, Parameter],
+    writer: ShardWriter,
+    stage: str,
+    progress: Progress,
+    workers: int = WORKERS,
+) -> None:
+    """Call ``one`` for every unfinished parameter and close ``writer``. What is finished when a call fails
+    stays finished."""
+    left = [name for name in table if name not in writer.finished]
+    # Large ones first: at the end no thread waits for another's embedding.
+    left.sort(key=lambda name: -torch.Size(table[name].shape).numel())
+    for done, _ in enumerate(each(one, left, workers), start=len(table) - len(left) + 1):
+        progress(stage, done, len(table))
+    writer.close()

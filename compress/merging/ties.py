@@ -1,0 +1,190 @@
+"""TIES (Yadav et al. 2023, arXiv:2306.01708): trim, elect signs, average those that agree.
+
+Two methods go by this name. ``ties`` trims as the authors' code does, by magnitude over the whole model, and
+averages what agrees. ``ties_per_tensor`` is mergekit's: every tensor is trimmed by itself, and what agrees is
+weighed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.merging.method import (
+    Density,
+    Group,
+    MergeMethod,
+    Parameters,
+    Scaling,
+    Source,
+    per_task,
+)
+from compress.merging.selection import kth_magnitude
+from compress.parallel import each
+
+PAPER = "https://arxiv.org/abs/2306.01708"
+
+
+@dataclass(frozen=True)
+class Trim:
+    """What of a task vector stays: magnitudes above ``value``, and equal ones up to position ``last`` of the
+    flattened parameter."""
+
+    value: float
+    last: int
+
+    def __call__(self, vector: Tensor, start: int) -> Tensor:
+        """``vector`` with zeros for what goes; ``start``: position of its first element."""
+        magnitudes = vector.abs()
+        kept = magnitudes > self.value
+        if start <= self.last:
+            equal = magnitudes == self.value
+            if start + vector.numel() - 1 > self.last:
+                equal.view(-1)[self.last - start + 1 :] = False
+            kept |= equal
+        return vector * kept
+
+
+EVERYTHING = Trim(-1.0, -1)
+
+
+class TiesParameters(Parameters):
+    """``density``: share of each task vector that stays. ``scaling``: lambda of the merged vector."""
+
+    density: Density | dict[str, Density] = 0.2
+    scaling: Scaling = 1.0
+
+
+class Survey:
+    """What must be known of all task vectors before the first parameter is merged."""
+
+    def __init__(self, source: Source, parameters: TiesParameters) -> None:
+        self._source = source
+        size = sum(torch.Size(parameter.shape).numel() for parameter in source.table.values())
+        densities = per_task("density", parameters.density, source.tasks)
+
+        def trim(task: str) -> Trim:
+            # As the authors count: the (size - int(size density))-th smallest stays, and all above it.
+            k = size - int(size * densities[task])
+            if k < 1:
+                return EVERYTHING
+            return Trim(kth_magnitude(lambda: (part for *_, part in source.vectors(task)), k), size)
+
+        self.trims = dict(zip(source.tasks, each(trim, source.tasks), strict=True))
+
+    @cached_property
+    def majority(self) -> float:
+        """The sign that more elected signs have in the whole model. It decides only where trimmed vectors
+        cancel exactly, and is not looked for before that happens."""
+        groups = (group for name in self._source.table for group in self._source.groups(name))
+        return float(np.sign(sum(int(elected(self.trimmed(group)).sum()) for group in groups)))
+
+    def trimmed(self, group: Group) -> list[Tensor]:
+        return [self.trims[task](vector, group.start) for task, vector in group.vectors.items()]
+
+
+def elected(trimmed: list[Tensor]) -> Tensor:
+    """The sign of each element's sum."""
+    return torch.stack(trimmed).sum(0).sign_()
+
+
+def ties(group: Group, parameters: TiesParameters, facts: Survey) -> Tensor:
+    """``W_0 + lambda`` times the mean of those trimmed elements whose sign is the elected one."""
+    trimmed = facts.trimmed(group)
+    signs = elected(trimmed)
+    undecided = (signs == 0) & torch.stack(trimmed).any(0)
+    if undecided.any():
+        signs[undecided] = facts.majority
+    total, count = torch.zeros_like(group.base), torch.zeros_like(group.base)
+    for vector in trimmed:
+        # With sign zero nothing agrees that is not zero itself.
+        agrees = vector * signs > 0
+        total += vector * agrees
+        count += agrees
+    return group.base + parameters.scaling * total / count.clamp_(min=1)
+
+
+TIES = MergeMethod(
+    name="ties",
+    title="TIES, trimmed over the whole model",
+    paper=PAPER,
+    formula="W = W_0 + λ mean{τ̂_t : sign τ̂_t = sign Σ τ̂}",
+    parameters=TiesParameters,
+    merge=ties,
+    survey=Survey,
+)
+
+
+class TiesPerTensorParameters(Parameters):
+    """``density``: share of each tensor of a task vector that stays. ``weight``: how much a fine-tune counts
+    in the sign's election and in the sum. ``scaling``: lambda of the merged vector. ``normalize``: divide by
+    the weights of those that agree."""
+
+    density: Density | dict[str, Density] = 0.2
+    weight: Scaling | dict[str, Scaling] = 1.0
+    scaling: Scaling = 1.0
+    normalize: bool = True
+
+
+def trim_tensors(source: Source, parameters: TiesPerTensorParameters) -> dict[str, dict[str, Trim]]:
+    """task -> parameter -> the ``int(density size)`` largest magnitudes, at least one; of equal ones the
+    first."""
+    densities = per_task("density", parameters.density, source.tasks)
+
+    def trims(task: str) -> dict[str, Trim]:
+        tensors = groupby(source.vectors(task), key=lambda part: part[0])
+        return {
+            name: _trim(torch.cat([part.reshape(-1) for *_, part in parts]), densities[task])
+            for name, parts in tensors
+        }
+
+    return dict(zip(source.tasks, each(trims, source.tasks), strict=True))
+
+
+def _trim(vector: Tensor, density: float) -> Trim:
+    if density >= 1:
+        return EVERYTHING
+    magnitudes = vector.abs().numpy()
+    count = max(1, int(density * len(magnitudes)))
+    value = np.partition(magnitudes, len(magnitudes) - count)[len(magnitudes) - count]
+    above = int((magnitudes > value).sum())
+    equal = np.flatnonzero(magnitudes == value)
+    return Trim(float(value), int(equal[count - above - 1]))
+
+
+def ties_per_tensor(
+    group: Group, parameters: TiesPerTensorParameters, facts: Mapping[str, Mapping[str, Trim]]
+) -> Tensor:
+    """mergekit's ``ties``: the weighted sum of trimmed elements that have the elected sign, divided by
+    their weights."""
+    tasks = list(group.vectors)
+    weights = per_task("weight", parameters.weight, tasks)
+    name = group.parameter.name
+    trimmed = [weights[task] * facts[task][name](v, group.start) for task, v in group.vectors.items()]
+    positive = torch.stack(trimmed).sum(0) >= 0
+    total, divisor = torch.zeros_like(group.base), torch.zeros_like(group.base)
+    for task, vector in zip(tasks, trimmed, strict=True):
+        agrees = torch.where(positive, vector > 0, vector < 0)
+        total += vector * agrees
+        divisor.add_(agrees, alpha=weights[task])
+    if parameters.normalize:
+        divisor[divisor == 0] = 1
+        total /= divisor
+    return group.base + (total * parameters.scaling if parameters.scaling != 1 else total)
+
+
+TIES_PER_TENSOR = MergeMethod(
+    name="ties_per_tensor",
+    title="TIES as mergekit has it, trimmed tensor by tensor",
+    paper=PAPER,
+    formula="W = W_0 + λ Σ{w_t τ̂_t : agreeing} / Σ{w_t : agreeing}",
+    parameters=TiesPerTensorParameters,
+    merge=ties_per_tensor,
+    survey=trim_tensors,
+)
