@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
 from peft.utils.other import get_pattern_key
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor
 
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
+from compress.frontmatter import front_matter
 from compress.lowrank import LowRank
 from compress.parameters import Kind, Parameter
 from compress.recipe import validation_sentence
@@ -226,17 +226,7 @@ def is_adapter(folder: Path) -> bool:
 
 def recorded_base_hash(folder: Path) -> str | None:
     """The ``base_weights_sha256`` of an adapter's model card (README.md front matter), if it has one."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    front = re.match(r"---\s*\n(.*?\n)---\s*(\n|$)", card.read_text(errors="replace"), re.DOTALL)
-    if front is None:
-        return None
-    try:
-        facts = yaml.safe_load(front[1])
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None
-    value = facts.get("base_weights_sha256") if isinstance(facts, dict) else None
+    value = front_matter(folder).get("base_weights_sha256")
     return str(value) if value else None
 
 

@@ -60,10 +60,14 @@ def write_expert(
     beside = {name: factors for name, factors in low_rank.items() if table[name].tied_head}
     inside = {name: factors for name, factors in low_rank.items() if name not in beside}
     if not inside:
-        # PEFT knows no adapter without a target, so an expert with nothing to say says zero.
+        # PEFT knows no adapter without a target: one matrix goes into it, if only to say zero.
         name = next(p.name for p in table.values() if p.kind in (Kind.LINEAR, Kind.CONV1D))
-        d_out, d_in = table[name].to_map(torch.empty(table[name].shape, device="meta")).shape
-        inside = {name: LowRank(A=torch.zeros(1, d_in), B=torch.zeros(d_out, 1))}
+        if name in dense:
+            dense = dict(dense)
+            inside = {name: LowRank.exactly(table[name].to_map(dense.pop(name)))}
+        else:
+            d_out, d_in = table[name].to_map(torch.empty(table[name].shape, device="meta")).shape
+            inside = {name: LowRank(A=torch.zeros(1, d_in), B=torch.zeros(d_out, 1))}
     tensors: dict[str, Tensor] = {}
     for name, factors in inside.items():
         module = PREFIX + table[name].module

@@ -28,6 +28,16 @@ class Inputs:
     sha256: dict[str, str]
 
     @property
+    def folders(self) -> dict[str, Path]:
+        """Of the base and every fine-tune, by ``base`` and task."""
+        return {"base": self.base.folder, **{task: f.folder for task, f in self.finetunes.items()}}
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Of the weights of the base and every fine-tune, by ``base`` and task."""
+        return {"base": self.base_sha256, **self.sha256}
+
+    @property
     def first_adapter(self) -> str | None:
         return next((task for task, f in self.finetunes.items() if isinstance(f, Adapter)), None)
 

@@ -134,7 +134,8 @@ class Recipe(Strict):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file. Raises InputError: one sentence that names file and key."""
+    """The recipe in a YAML file, ours or mergekit's. Raises InputError: one sentence that names file and
+    key."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -145,6 +146,10 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    if "merge_method" in content:
+        from compress.mergekit import from_mergekit
+
+        return from_mergekit(content, path)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from compress.errors import InputError
+from compress.tensorfiles import is_finite
 
 SHARD_BYTES = 2 * 1024**3
 DONE = "finished.txt"
@@ -77,7 +78,7 @@ class ShardWriter:
         Raises InputError where a value is too large for the dtype, OSError when the disk does not take it.
         """
         stored = values.to(self.dtype).contiguous()
-        if not torch.isfinite(stored).all():
+        if not is_finite(stored):
             raise InputError(f"output.dtype: {name} does not fit into {self.dtype}; use bfloat16 or float32")
         place = self.places[name]
         data = stored.view(-1).view(torch.uint8).numpy().data

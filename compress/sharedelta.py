@@ -18,8 +18,8 @@ from compress.recipe import SHARED
 from compress.tensorfiles import hash_tensors
 from compress.workspace import Workspace
 
-# What a low-rank delta may lack in energy: rounding of float32, and nothing that was truncated.
-ROUNDING = 1e-9
+# How far factors may be from a low-rank delta, relative to its norm: rounding, and nothing that was cut off.
+ROUNDING = 1e-5
 
 
 def write_shared_delta(
@@ -77,5 +77,7 @@ def _factors(delta: Tensor, bound: int | None) -> LowRank | None:
     save nothing."""
     if bound is None or bound * sum(delta.shape) >= delta.numel():
         return None
-    part = truncate(delta, rank=bound)
-    return part.factors if part.energy - part.kept_energy <= ROUNDING * part.energy else None
+    factors = truncate(delta, rank=bound).factors
+    if factors is None or (delta - factors.dense()).norm() > ROUNDING * delta.norm():
+        return None
+    return factors

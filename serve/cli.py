@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from compress.errors import InputError
-from serve.commands import ask, build, evaluate, grow, inspect, run
+from serve.commands import align, ask, build, evaluate, grow, inspect, merge, run
 
 app = typer.Typer(
     name="twinserve",
@@ -22,9 +22,12 @@ app = typer.Typer(
 for command in (
     build.build,
     build.compress,
+    merge.merge,
+    merge.methods,
     build.train_router,
     grow.add,
     grow.remove,
+    align.align,
     inspect.inspect,
     evaluate.evaluate,
     run.serve,

@@ -15,6 +15,7 @@ from itertools import groupby
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from compress.merging.method import (
     Density,
@@ -25,7 +26,7 @@ from compress.merging.method import (
     Source,
     per_task,
 )
-from compress.merging.selection import kth_magnitude
+from compress.merging.selection import kth_magnitude, nth_largest
 from compress.parallel import each
 
 PAPER = "https://arxiv.org/abs/2306.01708"
@@ -41,14 +42,19 @@ class Trim:
 
     def __call__(self, vector: Tensor, start: int) -> Tensor:
         """``vector`` with zeros for what goes; ``start``: position of its first element."""
-        magnitudes = vector.abs()
-        kept = magnitudes > self.value
-        if start <= self.last:
-            equal = magnitudes == self.value
-            if start + vector.numel() - 1 > self.last:
-                equal.view(-1)[self.last - start + 1 :] = False
-            kept |= equal
-        return vector * kept
+        flat, stay = vector.reshape(-1), self.last + 1 - start
+        if stay <= 0:
+            return hardshrink(vector, self.value)
+        if stay >= flat.numel():
+            return hardshrink(vector, self._below)
+        return torch.cat((hardshrink(flat[:stay], self._below), hardshrink(flat[stay:], self.value))).view_as(
+            vector
+        )
+
+    @property
+    def _below(self) -> float:
+        """The largest float32 below ``value``."""
+        return float(np.nextafter(np.float32(self.value), np.float32(-np.inf)))
 
 
 EVERYTHING = Trim(-1.0, -1)
@@ -98,16 +104,16 @@ def ties(group: Group, parameters: TiesParameters, facts: Survey) -> Tensor:
     """``W_0 + lambda`` times the mean of those trimmed elements whose sign is the elected one."""
     trimmed = facts.trimmed(group)
     signs = elected(trimmed)
-    undecided = (signs == 0) & torch.stack(trimmed).any(0)
-    if undecided.any():
+    undecided = signs == 0
+    if undecided.any() and torch.stack(trimmed).any(0).logical_and_(undecided).any():
         signs[undecided] = facts.majority
     total, count = torch.zeros_like(group.base), torch.zeros_like(group.base)
     for vector in trimmed:
-        # With sign zero nothing agrees that is not zero itself.
-        agrees = vector * signs > 0
-        total += vector * agrees
-        count += agrees
-    return group.base + parameters.scaling * total / count.clamp_(min=1)
+        # What agrees, with its sign off.
+        agreeing = vector.mul_(signs).clamp_(min=0)
+        total += agreeing
+        count += agreeing.sign_()
+    return total.mul_(signs).div_(count.clamp_(min=1)).mul_(parameters.scaling).add_(group.base)
 
 
 TIES = MergeMethod(
@@ -150,12 +156,8 @@ def trim_tensors(source: Source, parameters: TiesPerTensorParameters) -> dict[st
 def _trim(vector: Tensor, density: float) -> Trim:
     if density >= 1:
         return EVERYTHING
-    magnitudes = vector.abs().numpy()
-    count = max(1, int(density * len(magnitudes)))
-    value = np.partition(magnitudes, len(magnitudes) - count)[len(magnitudes) - count]
-    above = int((magnitudes > value).sum())
-    equal = np.flatnonzero(magnitudes == value)
-    return Trim(float(value), int(equal[count - above - 1]))
+    count = max(1, int(density * vector.numel()))
+    return Trim(*nth_largest(vector.abs_().numpy(), count))
 
 
 def ties_per_tensor(
@@ -163,20 +165,20 @@ def ties_per_tensor(
 ) -> Tensor:
     """mergekit's ``ties``: the weighted sum of trimmed elements that have the elected sign, divided by
     their weights."""
-    tasks = list(group.vectors)
-    weights = per_task("weight", parameters.weight, tasks)
+    weights = per_task("weight", parameters.weight, list(group.vectors))
     name = group.parameter.name
-    trimmed = [weights[task] * facts[task][name](v, group.start) for task, v in group.vectors.items()]
-    positive = torch.stack(trimmed).sum(0) >= 0
+    trimmed = [facts[task][name](v, group.start).mul_(weights[task]) for task, v in group.vectors.items()]
+    # As it counts there, a sum of zero is positive.
+    signs = torch.stack(trimmed).sum(0).sign_().add_(0.5).sign_()
     total, divisor = torch.zeros_like(group.base), torch.zeros_like(group.base)
-    for task, vector in zip(tasks, trimmed, strict=True):
-        agrees = torch.where(positive, vector > 0, vector < 0)
-        total += vector * agrees
-        divisor.add_(agrees, alpha=weights[task])
+    for task, vector in zip(group.vectors, trimmed, strict=True):
+        agreeing = vector.mul_(signs).clamp_(min=0)
+        total += agreeing
+        divisor.add_(agreeing.sign_(), alpha=weights[task])
+    total.mul_(signs)
     if parameters.normalize:
-        divisor[divisor == 0] = 1
-        total /= divisor
-    return group.base + (total * parameters.scaling if parameters.scaling != 1 else total)
+        total /= divisor.masked_fill_(divisor == 0, 1.0)
+    return total.mul_(parameters.scaling).add_(group.base)
 
 
 TIES_PER_TENSOR = MergeMethod(

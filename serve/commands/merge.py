@@ -1,0 +1,77 @@
+"""twinserve merge, methods: plain merged checkpoints, and what there is to merge by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from serve.commands.progress import bars
+
+GIGABYTE = 1024**3
+
+
+def merge(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Our recipe, or mergekit's.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the model.")],
+    shard: Annotated[float, typer.Option(min=0.001, help="Size of a file at most, in GiB.")] = 2.0,
+) -> None:
+    """Merge fine-tunes into one plain model, without experts.
+
+    Killed, the same command goes on where it was. Example: twinserve merge configs/zoo.yaml -o merged
+    """
+    from compress.errors import InputError
+    from compress.inputs import refuse_overlap, work_key
+    from compress.mergedmodel import merge_model
+    from compress.recipe import read_recipe
+    from compress.staging import staged
+    from compress.workspace import workspace
+
+    read = read_recipe(recipe)
+    refuse_overlap(read.sources, output, recipe.parent)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output}: exists already; choose another output folder, or delete it")
+    key = f"{work_key(read, recipe.parent)} {shard}"
+    with bars() as shown, workspace(output, key) as work, staged(output) as folder:
+        notes = merge_model(
+            read,
+            folder,
+            work,
+            relative_to=recipe.parent,
+            shard_bytes=int(shard * GIGABYTE),
+            progress=shown.report,
+        )
+        for note in notes:
+            shown.print(f"note: {note}")
+    size = sum(path.stat().st_size for path in output.glob("*.safetensors"))
+    Console().print(
+        f"{output}: {read.shared.merging.title} of {len(read.experts)} fine-tunes, {size / 1e6:.1f} MB",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def methods() -> None:
+    """List the merge methods, their settings and papers."""
+    from compress.merging import METHODS
+
+    table = Table(title="shared: {method: NAME, SETTING: …}", title_justify="left", show_lines=True)
+    for column in ("name", "what", "settings and defaults", "needs"):
+        table.add_column(column, overflow="fold")
+    for method in METHODS.values():
+        settings = "\n".join(
+            f"{name}" if field.is_required() else f"{name}: {field.default}"
+            for name, field in method.parameters.model_fields.items()
+        )
+        needs = [f"{method.fewest}+ fine-tunes"]
+        if method.needs_base:
+            needs.append("their base")
+        if method.data:
+            needs.append(f"{method.data} of the fine-tunes' prompts")
+        table.add_row(
+            method.name, f"{method.title}\n{method.formula}\n{method.paper}", settings, "\n".join(needs)
+        )
+    Console().print(table)
