@@ -1,0 +1,94 @@
+"""twinserve align: reorder a model's units to match another's, without changing what it computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from serve.commands.progress import bars
+
+if TYPE_CHECKING:
+    from compress.alignment import Alignment
+
+EXAMPLE = '{"text": "…"}, {"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
+
+
+def align(
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="The model that stays as it is.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to reorder.")],
+    prompts: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.jsonl", help='Text to compare units on: lines with "text", "prompt" or "messages".'
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="The aligned model's folder.")
+    ],
+    part: Annotated[
+        list[str] | None, typer.Option(help="ffn, attention or residual, repeated; default: all.")
+    ] = None,
+) -> None:
+    """Make two models that were trained from different beginnings fit to be averaged.
+
+    Writes a copy of MODEL that computes the same, its units in REFERENCE's order. Fine-tunes of one base
+    need no alignment, and get none.
+
+    Example: twinserve align models/first models/second --prompts text.jsonl -o models/second-aligned
+    """
+    import compress.alignment as alignment
+    from compress.loading import load_tokenizer
+    from compress.sources import resolve
+    from router.jsonl import read_jsonl
+
+    alignment.refuse_existing(output)
+    first, second = resolve(reference), resolve(model)
+    tokenizer = load_tokenizer(first)
+    sequences = read_jsonl(prompts, lambda line: _ids(tokenizer, line), EXAMPLE)
+    with bars() as shown:
+        found = alignment.align(
+            first, second, sequences, parts=part or alignment.PARTS, progress=shown.report
+        )
+    alignment.write_aligned(found, output)
+    _show(found, output, Console())
+
+
+def _ids(tokenizer: Any, line: dict[str, Any]) -> list[int]:
+    """Token ids of one line: a text as it is, a prompt or messages as a conversation."""
+    from compress.errors import InputError
+    from router.jsonl import prompt_of
+    from serve.prompts import file_ids
+
+    if "text" not in line:
+        prompt = prompt_of(line)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return file_ids(tokenizer, messages)
+    if not isinstance(line["text"], str) or {"prompt", "messages"} & line.keys():
+        raise InputError('"text" must be a string, and stand without "prompt" and "messages"')
+    return list(tokenizer(line["text"])["input_ids"])
+
+
+def _show(found: Alignment, output: Path, console: Console) -> None:
+    table = Table(title="average of both models, nats a token", title_justify="left")
+    for column in ("", "loss", "barrier", "chosen"):
+        table.add_column(column, justify="left" if column in ("", "chosen") else "right")
+    for choice, loss in found.losses.midpoints.items():
+        mark = "yes" if choice == found.chosen else ""
+        table.add_row(_NAMES[choice], f"{loss:.4f}", f"{found.losses.barrier(choice):.4f}", mark)
+    console.print(table)
+    console.print(f"alone: reference {found.losses.reference:.4f}, model {found.losses.model:.4f}")
+    if found.abstains:
+        console.print(f"nothing was reordered: no order lowers the barrier, so {output} is MODEL as it was")
+    else:
+        console.print(f"{len(found.permutations)} permutations in {output}, which computes what MODEL does")
+
+
+_NAMES = {
+    "plain": "as they are",
+    "without residual": "aligned, residual stream kept",
+    "with residual": "aligned, with the residual stream",
+}
