@@ -13,8 +13,10 @@ from compress.checkpoints import Checkpoint
 from compress.errors import InputError
 from compress.exclusive import write_exclusive
 from compress.inputs import Inputs, open_inputs
-from compress.merge import Merger, MergeSource, Progress, copy_weights
+from compress.merge import copy_weights
+from compress.merger import Calibration, make_merger
 from compress.modelfolder import model_writer
+from compress.progress import Progress
 from compress.recipe import SHARED, Recipe
 from compress.reference import choose_reference
 from compress.shards import DONE
@@ -26,19 +28,25 @@ Reference = Literal["shared", "pretrained"]
 
 
 def build(
-    recipe: Recipe, folder: Path, work: Workspace, *, relative_to: Path | None = None, progress: Progress
+    recipe: Recipe,
+    folder: Path,
+    work: Workspace,
+    *,
+    relative_to: Path | None = None,
+    calibration: Calibration | None = None,
+    progress: Progress,
 ) -> tuple[Manifest, dict[str, Any]]:
     """Build the bundle of ``recipe`` in the empty ``folder`` and seal it; the router comes later.
 
-    What ``work`` holds from an interrupted build is not made again. Returns the manifest and the report:
-    what was kept and lost, per task and per matrix. Memory stays near a stretch of every input while
-    merging, and one expert's factors after it. Raises InputError for inputs that cannot be used.
+    What ``work`` holds from an interrupted build is not made again. ``calibration``: token ids of every
+    task's prompts, for methods that need some. Returns the manifest and the report: what was kept and lost,
+    per task and per matrix. Memory stays near a stretch of every input while merging, and one expert's
+    factors after it. Raises InputError for inputs that cannot be used.
     """
     inputs = open_inputs(recipe, relative_to)
     coefficients = recipe.shared.coefficients(recipe.tasks)
     reference = _reference(recipe, inputs, coefficients)
-    source = MergeSource(inputs.base, inputs.finetunes, relative_to)
-    merger = Merger(recipe.shared.merging, recipe.shared.parameters, source)
+    merger = make_merger(recipe.shared, inputs, work, relative_to, calibration, progress)
     dtype: torch.dtype = getattr(torch, recipe.output.dtype)
     factor_dtype: torch.dtype = getattr(torch, recipe.exclusive.dtype or recipe.output.dtype)
     writer = model_writer(inputs.base, work.folder / "base", dtype)

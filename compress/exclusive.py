@@ -15,7 +15,7 @@ from compress.errors import InputError
 from compress.experts import write_expert
 from compress.finetunes import Finetune
 from compress.lowrank import LowRank, truncate
-from compress.merge import Progress
+from compress.progress import Progress
 from compress.recipe import ExclusiveRecipe, ExpertRecipe
 from compress.workspace import Workspace
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from compress.adapters import Adapter, is_adapter, recorded_base_hash
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
 
-Finetune = Checkpoint | Adapter
+Finetune: TypeAlias = Checkpoint | Adapter
 
 
 def open_finetune(folder: Path, base: Checkpoint, sha256: str | None = None) -> Finetune:
@@ -42,6 +42,15 @@ def task_vector(finetune: Finetune, name: str, base: Checkpoint) -> Tensor | Non
         return dense
     low_rank = base.table[name].to_map(factors.dense())
     return low_rank if dense is None else dense + low_rank
+
+
+def finetuned_weight(finetune: Finetune, name: str, base: Checkpoint) -> Tensor:
+    """``W_t`` of one parameter, float32, in its own layout."""
+    if isinstance(finetune, Checkpoint):
+        return finetune.weight(name)
+    vector = task_vector(finetune, name, base)
+    weight = base.weight(name)
+    return weight if vector is None else weight + vector
 
 
 def apply(finetune: Finetune, model: Any, base: Checkpoint) -> Any:

@@ -17,7 +17,7 @@ from compress.checkpoints import Checkpoint
 from compress.errors import InputError
 from compress.exclusive import write_exclusive
 from compress.finetunes import open_finetune
-from compress.merge import Progress
+from compress.progress import Progress
 from compress.recipe import Recipe, SharedRecipe, validation_sentence
 from compress.sources import resolve
 from compress.workspace import Workspace

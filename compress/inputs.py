@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,13 +84,19 @@ def refuse_overlap(sources: Sequence[str], output: Path, relative_to: Path | Non
                 )
 
 
-def work_key(recipe: Recipe, relative_to: Path | None = None) -> str:
-    """All that finished pieces of a build depend on: recipe, library versions, and the input files by name,
-    size and time of change. Their hashes would say it better, and cost a pass over all inputs before the
-    first tensor. Raises InputError for an input that does not exist."""
+def work_key(
+    recipe: Recipe,
+    relative_to: Path | None = None,
+    calibration: Mapping[str, Sequence[Sequence[int]]] | None = None,
+) -> str:
+    """All that finished pieces of a build depend on: recipe, library versions, calibration prompts, and the
+    input files by name, size and time of change. Their hashes would say it better, and cost a pass over all
+    inputs before the first tensor. Raises InputError for an input that does not exist."""
     files = [
         [path.name, path.stat().st_size, path.stat().st_mtime_ns]
         for source in recipe.sources
         for path in sorted(resolve(source, relative_to).glob("*.safetensors"))
     ]
-    return json.dumps([recipe.model_dump(exclude={"router"}), library_versions(), files], sort_keys=True)
+    return json.dumps(
+        [recipe.model_dump(exclude={"router"}), library_versions(), calibration, files], sort_keys=True
+    )

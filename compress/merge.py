@@ -16,9 +16,8 @@ from compress.finetunes import Finetune, task_vector
 from compress.merging.method import Group, MergeMethod
 from compress.parallel import WORKERS, each
 from compress.parameters import Parameter
+from compress.progress import Progress
 from compress.shards import ShardWriter
-
-Progress = Callable[[str, int, int], None]
 
 # Elements of a parameter that are merged at once: a few megabytes an input stay in the processor's caches,
 # and memory does not grow with the parameter.
@@ -26,12 +25,19 @@ STRETCH = 1 << 20
 
 
 class MergeSource:
-    """Base and fine-tunes, parameter by parameter; see ``compress.merging.method.Source``."""
+    """Base and fine-tunes, parameter by parameter; see ``compress.merging.method.Source``.
+
+    ``relative_to``: folder of the recipe. ``gathered``: what this build gathered from prompts.
+    """
 
     def __init__(
-        self, base: Checkpoint, finetunes: Mapping[str, Finetune], relative_to: Path | None = None
+        self,
+        base: Checkpoint,
+        finetunes: Mapping[str, Finetune],
+        relative_to: Path | None = None,
+        gathered: Path | None = None,
     ) -> None:
-        self.base, self.finetunes, self.relative_to = base, finetunes, relative_to
+        self.base, self.finetunes, self.relative_to, self.gathered = base, finetunes, relative_to, gathered
         # An adapter's task vector is a product of factors: in stretches it would be made again and again.
         self._in_stretches = all(isinstance(f, Checkpoint) for f in finetunes.values())
 
@@ -67,8 +73,16 @@ class MergeSource:
                 return None
         return bound
 
-    def folder(self, path: str) -> Path:
-        """A folder that the recipe names, from the working folder or else the recipe's. Raises InputError."""
+    def sha256(self, task: str) -> str:
+        return self.finetunes[task].sha256()
+
+    def statistics(self, path: str | None) -> Path:
+        if path is None:
+            if self.gathered is None:
+                raise InputError(
+                    "shared.prompts: nothing was gathered from them; use twinserve build or merge"
+                )
+            return self.gathered
         for folder in (Path(path), (self.relative_to or Path()) / path):
             if folder.is_dir():
                 return folder

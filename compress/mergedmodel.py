@@ -10,8 +10,9 @@ import torch
 from compress.bundle import library_versions
 from compress.card import merge_card
 from compress.inputs import open_inputs
-from compress.merge import Merger, MergeSource, Progress
+from compress.merger import Calibration, make_merger
 from compress.modelfolder import model_writer
+from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.shards import DONE, SHARD_BYTES
 from compress.staging import hard_copy
@@ -24,6 +25,7 @@ def merge_model(
     work: Workspace,
     *,
     relative_to: Path | None = None,
+    calibration: Calibration | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress,
 ) -> list[str]:
@@ -34,8 +36,7 @@ def merge_model(
     used.
     """
     inputs = open_inputs(recipe, relative_to)
-    source = MergeSource(inputs.base, inputs.finetunes, relative_to)
-    merger = Merger(recipe.shared.merging, recipe.shared.parameters, source)
+    merger = make_merger(recipe.shared, inputs, work, relative_to, calibration, progress)
     made = work.folder / "model"
     writer = model_writer(inputs.base, made, getattr(torch, recipe.output.dtype), shard_bytes)
     merger.write(writer, "merge", progress)

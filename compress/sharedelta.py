@@ -13,7 +13,8 @@ from compress.checkpoints import Checkpoint
 from compress.exclusive import energy_share
 from compress.experts import write_expert
 from compress.lowrank import LowRank, truncate
-from compress.merge import Merger, Progress
+from compress.merge import Merger
+from compress.progress import Progress
 from compress.recipe import SHARED
 from compress.tensorfiles import hash_tensors
 from compress.workspace import Workspace

@@ -24,6 +24,7 @@ for command in (
     build.compress,
     merge.merge,
     merge.methods,
+    merge.gram,
     build.train_router,
     grow.add,
     grow.remove,

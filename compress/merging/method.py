@@ -56,8 +56,13 @@ class Source(Protocol):
         stretch)."""
         ...
 
-    def folder(self, path: str) -> Path:
-        """A folder that a recipe names. Raises InputError where there is none."""
+    def sha256(self, task: str) -> str:
+        """The hash of a fine-tune's weights."""
+        ...
+
+    def statistics(self, path: str | None) -> Path:
+        """The folder with what was gathered from the fine-tunes' prompts: the one that the recipe names, or
+        that of this build. Raises InputError where there is none."""
         ...
 
 

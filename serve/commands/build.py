@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from serve.commands.calibration import calibration_of
 from serve.commands.progress import Bars, bars
 
 if TYPE_CHECKING:
@@ -118,9 +119,12 @@ def _offline(path: Path, output: Path, *, with_router: bool) -> None:
                 f"{path}: no router section; add router: {{prompts: FILE.jsonl}}, or use compress"
             )
         settings, prompts = _router_inputs(recipe, path.parent)
-    key = work_key(recipe, path.parent)
+    calibration = calibration_of(recipe, path.parent)
+    key = work_key(recipe, path.parent, calibration)
     with bars() as shown, workspace(output, key) as work, create(output) as folder:
-        manifest, report = compress_all(recipe, folder, work, relative_to=path.parent, progress=shown.report)
+        manifest, report = compress_all(
+            recipe, folder, work, relative_to=path.parent, calibration=calibration, progress=shown.report
+        )
         for note in report["notes"]:
             shown.print(f"note: {note}")
         if settings is not None:

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from serve.commands.calibration import calibration_of, read_ids
+from serve.commands.options import Device, engine_settings
 from serve.commands.progress import bars
 
 GIGABYTE = 1024**3
@@ -34,13 +36,15 @@ def merge(
     refuse_overlap(read.sources, output, recipe.parent)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: exists already; choose another output folder, or delete it")
-    key = f"{work_key(read, recipe.parent)} {shard}"
+    calibration = calibration_of(read, recipe.parent)
+    key = f"{work_key(read, recipe.parent, calibration)} {shard}"
     with bars() as shown, workspace(output, key) as work, staged(output) as folder:
         notes = merge_model(
             read,
             folder,
             work,
             relative_to=recipe.parent,
+            calibration=calibration,
             shard_bytes=int(shard * GIGABYTE),
             progress=shown.report,
         )
@@ -75,3 +79,58 @@ def methods() -> None:
             method.name, f"{method.title}\n{method.formula}\n{method.paper}", settings, "\n".join(needs)
         )
     Console().print(table)
+
+
+def gram(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that was fine-tuned.")],
+    finetune: Annotated[str, typer.Argument(metavar="FINETUNE", help="A checkpoint or an adapter of it.")],
+    prompts: Annotated[
+        Path,
+        typer.Option(metavar="FILE.jsonl", help='Lines with "prompt" or "messages", and "answer" if any.'),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the matrices go.")],
+    limit: Annotated[int, typer.Option(min=1, help="Prompts at most.")] = 128,
+    device: Device = None,
+) -> None:
+    """Gather the Gram matrices of a fine-tune's inputs for RegMean, where its prompts are.
+
+    They say how layers' inputs vary together, and hold no prompt. Example:
+    twinserve gram BASE adapters/tweets --prompts tweets.jsonl -o grams/tweets
+    """
+    from compress.checkpoints import Checkpoint
+    from compress.errors import InputError
+    from compress.finetunes import open_finetune
+    from compress.gathering import gather_grams
+    from compress.loading import load_tokenizer
+    from compress.sources import resolve
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output}: exists already; choose another output folder, or delete it")
+    settings = engine_settings(device=device)
+    opened = Checkpoint.open(resolve(base))
+    tuned = open_finetune(resolve(finetune), opened)
+    sequences = read_ids(prompts, load_tokenizer(opened.folder))[:limit]
+    with bars() as shown:
+        facts = gather_grams(
+            tuned,
+            opened,
+            sequences,
+            output,
+            device=settings.torch_device(),
+            stage="grams",
+            progress=shown.report,
+        )
+    size = sum(path.stat().st_size for path in output.glob("*.safetensors"))
+    widest = max(opened.table[f"{name}.weight"].shape[-1] for name in facts.readers)
+    console = Console()
+    console.print(
+        f"{output}: {len(facts.readers)} Gram matrices of {facts.tokens} tokens in {facts.prompts} prompts, "
+        f"{size / 1e6:.1f} MB",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if facts.tokens < widest:
+        console.print(
+            f"note: the widest layer reads {widest} numbers, more than there are tokens; what they do not "
+            "reach will be the average"
+        )
