@@ -18,8 +18,8 @@ from compress.errors import InputError
 class Alignment:
     """How the units of ``model`` are to be reordered to match those of ``reference``.
 
-    ``permutations``: space -> order, empty when the alignment abstains; ``chosen``: what won, and
-    ``losses``: by what.
+    ``permutations``: space -> order, empty when the alignment abstains; ``parts``: what might be
+    reordered, ``chosen``: what is, by ``losses``.
     """
 
     reference: Path
@@ -32,7 +32,7 @@ class Alignment:
     @property
     def abstains(self) -> bool:
         """Whether the model is best averaged as it is."""
-        return self.chosen == "plain"
+        return not self.chosen
 
 
 def align(
@@ -46,9 +46,9 @@ def align(
     """Match the units of ``model`` to those of ``reference``, two model folders of one architecture.
 
     ``sequences``: calibration text as token ids, on which units are compared and the outcome is chosen
-    (longer ones are cut). ``parts``: what may be reordered; the residual stream is only where that lowers
-    the loss of the average of both models. Where no order lowers it, and where weights are alike in
-    place already, as those of fine-tunes of one base are, the alignment abstains. After Verma and Elbayad
+    (longer ones are cut). ``parts``: what may be reordered; of these are those that together give the
+    average of both models the lowest loss. Where no part lowers it, and where weights are alike in place
+    already, as those of fine-tunes of one base are, the alignment abstains. After Verma and Elbayad
     (2024, arXiv:2403.00986) and Ainsworth et al. (2023, arXiv:2209.04836).
 
     Both models are held in float32, and their average beside them. ``progress`` takes a stage, the steps

@@ -28,6 +28,13 @@ Part = Literal["ffn", "attention", "residual"]
 PARTS: tuple[Part, ...] = ("ffn", "attention", "residual")
 
 
+def part_of(space: str) -> Part:
+    """The part of a model that a space belongs to."""
+    if space == RESIDUAL:
+        return "residual"
+    return "ffn" if space.endswith(".ffn") else "attention"
+
+
 @dataclass(frozen=True)
 class Tap:
     """Where units can be watched: the input or output [tokens, units] of the module of this name."""
@@ -40,22 +47,24 @@ class Tap:
 class Architecture:
     """One family of models.
 
-    ``masked``: a masked language model, else a causal one. ``rotary``: queries and keys are rotated by
-    position, so units inside a head cannot change places. ``parameters``: pattern of a name -> its axes;
+    ``masked``: a masked language model, else a causal one. ``parameters``: pattern of a name -> its axes;
     a ``{layer}`` in an axis is the pattern's group of that name. Taps: where a space's units are watched,
-    ``stream`` once a model, the others once a layer.
+    ``stream`` once a model, the others once a layer. ``keyed``: query and key, or None where positions
+    rotate them, so that their units cannot change places inside a head.
     """
 
     masked: bool
-    rotary: bool
     parameters: dict[str, Axes]
     stream: tuple[Tap, ...]
     layer_stream: tuple[Tap, ...]
     ffn: Tap
-    query: Tap
-    key: Tap
     value: Tap
     output: Tap
+    keyed: tuple[Tap, Tap] | None
+
+    @property
+    def rotary(self) -> bool:
+        return self.keyed is None
 
     def axes(self, name: str) -> Axes:
         """The spaces of a parameter's dimensions. Raises InputError for a name this family lacks."""
@@ -146,7 +155,6 @@ def _bert(prefix: str, head: str, norm: str, others: dict[str, Axes]) -> Archite
     self_attention = f"{prefix}.encoder.layer.{{layer}}.attention.self"
     return Architecture(
         masked=True,
-        rotary=False,
         parameters=parameters | others,
         stream=(
             Tap(f"{prefix}.embeddings.LayerNorm", "output"),
@@ -157,10 +165,9 @@ def _bert(prefix: str, head: str, norm: str, others: dict[str, Axes]) -> Archite
             Tap(f"{prefix}.encoder.layer.{{layer}}.output.LayerNorm", "output"),
         ),
         ffn=Tap(f"{prefix}.encoder.layer.{{layer}}.output.dense", "input"),
-        query=Tap(f"{self_attention}.query", "output"),
-        key=Tap(f"{self_attention}.key", "output"),
         value=Tap(f"{self_attention}.value", "output"),
         output=Tap(f"{prefix}.encoder.layer.{{layer}}.attention.output.dense", "input"),
+        keyed=(Tap(f"{self_attention}.query", "output"), Tap(f"{self_attention}.key", "output")),
     )
 
 
@@ -189,7 +196,6 @@ def _llama() -> Architecture:
     }
     return Architecture(
         masked=False,
-        rotary=True,
         parameters=parameters,
         stream=(Tap("model.norm", "output"),),
         layer_stream=(
@@ -197,10 +203,9 @@ def _llama() -> Architecture:
             Tap(f"{prefix}.post_attention_layernorm", "output"),
         ),
         ffn=Tap(f"{prefix}.mlp.down_proj", "input"),
-        query=Tap(f"{prefix}.self_attn.q_proj", "output"),
-        key=Tap(f"{prefix}.self_attn.k_proj", "output"),
         value=Tap(f"{prefix}.self_attn.v_proj", "output"),
         output=Tap(f"{prefix}.self_attn.o_proj", "input"),
+        keyed=None,
     )
 
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import combinations
 
 from torch import Tensor
 
-from compress.alignment.architectures import RESIDUAL
+from compress.alignment.architectures import PARTS, Part, part_of
 from compress.alignment.calibration import Batch, loss
 from compress.alignment.pair import Pair
 from compress.alignment.permutations import Permutations, apply_one
 
-Choice = Literal["plain", "without residual", "with residual"]
+# Parts that are reordered together; () is the plain average.
+Choice = tuple[Part, ...]
 
 
 @dataclass(frozen=True)
 class Losses:
     """Mean cross-entropies on the calibration text, in nats a token.
 
-    ``midpoints``: of the average of the reference with the model as it is (``plain``), and with each
-    alignment that was tried.
+    ``midpoints``: of the average of the reference with the model, by what was reordered before.
     """
 
     reference: float
@@ -49,18 +49,19 @@ def choose(
     batches: Sequence[Batch],
     progress: Callable[[str, int, int], None],
 ) -> tuple[Choice, Permutations, Losses]:
-    """The alignment whose average with the reference has the lowest loss: none, ``permutations`` without
-    those of the residual stream, or all of them; where two are equal, the one that moves less.
+    """The parts that, reordered by ``permutations``, give the average with the reference the lowest loss; of
+    equals, the fewest. All sets of parts are tried, none included, each in whole.
 
-    Whether the stream gains by it depends on the models: the MultiBERTs lose (Verma and Elbayad, 2024,
-    arXiv:2403.00986). ``progress`` is told of every batch.
+    Whether a part gains by it depends on the models: the residual stream of the MultiBERTs loses (Verma and
+    Elbayad, 2024, arXiv:2403.00986), and attention may where rotary positions keep queries and keys apart.
+    ``progress`` is told of every batch.
     """
-    candidates: dict[Choice, Permutations] = {"plain": {}}
-    inner = {space: order for space, order in permutations.items() if space != RESIDUAL}
-    if inner:
-        candidates["without residual"] = inner
-    if RESIDUAL in permutations:
-        candidates["with residual"] = permutations
+    parts = [part for part in PARTS if any(part_of(space) == part for space in permutations)]
+    candidates: dict[Choice, Permutations] = {
+        some: {space: order for space, order in permutations.items() if part_of(space) in some}
+        for count in range(len(parts) + 1)
+        for some in combinations(parts, count)
+    }
     done = 0
 
     def step() -> None:
@@ -70,8 +71,8 @@ def choose(
 
     ends = [loss(model, None, batches, step) for model in (pair.reference, pair.model)]
     midpoints: dict[Choice, float] = {
-        name: loss(pair.reference, interpolate(pair, one, 0.5), batches, step)
-        for name, one in candidates.items()
+        some: loss(pair.reference, interpolate(pair, one, 0.5), batches, step)
+        for some, one in candidates.items()
     }
-    best = min(candidates, key=lambda name: midpoints[name])
+    best = min(candidates, key=lambda some: midpoints[some])
     return best, candidates[best], Losses(ends[0], ends[1], midpoints)

@@ -45,7 +45,7 @@ def write_aligned(alignment: Alignment, output: Path) -> None:
             publish(folder / shard.name)
         if not (folder / "model.safetensors").is_file():
             shutil.copyfile(alignment.model / INDEX, folder / INDEX)
-        (folder / FACTS).write_text(json.dumps(_facts(alignment), indent=1) + "\n")
+        (folder / FACTS).write_text(json.dumps(_facts(alignment)) + "\n")
 
 
 def refuse_existing(output: Path) -> None:
@@ -80,10 +80,12 @@ def _facts(alignment: Alignment) -> dict[str, object]:
         "reference": {"name": alignment.reference.resolve().name, "sha256": _sha256(alignment.reference)},
         "model": {"name": alignment.model.resolve().name, "sha256": _sha256(alignment.model)},
         "parts": list(alignment.parts),
-        "chosen": alignment.chosen,
+        "chosen": list(alignment.chosen),
         "loss": {"reference": losses.reference, "model": losses.model},
-        "midpoint_loss": losses.midpoints,
-        "barrier": {choice: losses.barrier(choice) for choice in losses.midpoints},
+        "midpoints": [
+            {"parts": list(choice), "loss": loss, "barrier": losses.barrier(choice)}
+            for choice, loss in losses.midpoints.items()
+        ],
         "permutations": {space: order.tolist() for space, order in alignment.permutations.items()},
     }
 

@@ -49,13 +49,37 @@ class HeadOrder:
 class HeadCorrelations:
     """Signed correlations of one layer's attention units, the reference's along the first axis.
 
-    ``query`` and ``output``: [G·M·width, G·M·width]; ``key`` and ``value``: [G·width, G·width].
+    ``value``: [G·width, G·width]; ``output``: [G·M·width, G·M·width], of what the output matrix reads.
+    ``keyed``: query, shaped as ``output``, and key, shaped as ``value``; None where positions rotate them.
     """
 
-    query: Tensor
-    key: Tensor
     value: Tensor
     output: Tensor
+    keyed: tuple[Tensor, Tensor] | None
+
+
+def match_heads(found: HeadCorrelations, sizes: Sizes) -> HeadOrder:
+    """The order of heads and units with the largest sum of correlations of values and outputs.
+
+    Units are assigned for every pair of heads, members for every pair of groups, and groups last. Query and
+    key have no say in that (it made averages no better): their units are assigned inside the heads found.
+    """
+    G, M, W = sizes.groups, sizes.members, sizes.width
+    value, output = found.value.reshape(G, W, G, W), found.output.reshape(G, M, W, G, M, W)
+    pairs = [[_match_group(value[g, :, h], output[g, :, :, h]) for h in range(G)] for g in range(G)]
+    groups = assign(torch.tensor([[pair.score for pair in row] for row in pairs], dtype=torch.float64))
+    chosen = [pairs[g][int(h)] for g, h in enumerate(groups)]
+    members = torch.stack([pair.members for pair in chosen])
+    keyed = torch.arange(W).expand(G, W)
+    if found.keyed is not None:
+        query, key = found.keyed[0].reshape(G, M, W, G, M, W), found.keyed[1].reshape(G, W, G, W)
+        keyed = torch.stack(
+            [
+                assign(key[g, :, h] + _unit_pairs(query[g, :, :, h], members[g]))
+                for g, h in enumerate(groups.tolist())
+            ]
+        )
+    return HeadOrder(groups, members, keyed, torch.stack([pair.valued for pair in chosen]))
 
 
 @dataclass(frozen=True)
@@ -64,63 +88,24 @@ class _Pair:
 
     score: float
     members: Tensor
-    keyed: Tensor
     valued: Tensor
 
 
-def match_heads(found: HeadCorrelations, sizes: Sizes, *, rotary: bool) -> HeadOrder:
-    """The order of heads and units with the largest sum of correlations.
+def _match_group(value: Tensor, output: Tensor) -> _Pair:
+    """``value``: [W, W]; ``output``: [M, W, M, W].
 
-    Units are assigned for every pair of heads, members for every pair of groups, and groups last.
+    Members and units depend on each other, so each is assigned with the other held, beginning with the
+    units that the values alone suggest. That climbs, and a few rounds are enough.
     """
-    G, M, W = sizes.groups, sizes.members, sizes.width
-    # [G, M, W, G, M, W] -> indexed by the two groups first.
-    query, output = (m.reshape(G, M, W, G, M, W) for m in (found.query, found.output))
-    key, value = (m.reshape(G, W, G, W) for m in (found.key, found.value))
-    pairs = [
-        [
-            _match_group(query[g, :, :, h], key[g, :, h], value[g, :, h], output[g, :, :, h], rotary)
-            for h in range(G)
-        ]
-        for g in range(G)
-    ]
-    groups = assign(torch.tensor([[pair.score for pair in row] for row in pairs], dtype=torch.float64))
-    chosen = [pairs[g][int(h)] for g, h in enumerate(groups)]
-    return HeadOrder(
-        groups,
-        torch.stack([pair.members for pair in chosen]),
-        torch.stack([pair.keyed for pair in chosen]),
-        torch.stack([pair.valued for pair in chosen]),
-    )
+    places = torch.arange(len(value))
+    valued = assign(value)
+    for _ in range(3):
+        members = assign(output[:, places, :, valued].sum(0))
+        scores = value + _unit_pairs(output, members)
+        valued = assign(scores)
+    return _Pair(float(scores[places, valued].sum()), members, valued)
 
 
-def _match_group(query: Tensor, key: Tensor, value: Tensor, output: Tensor, rotary: bool) -> _Pair:
-    """``query`` and ``output``: [M, W, M, W]; ``key`` and ``value``: [W, W].
-
-    Members and units depend on each other, so each is assigned with the other held, from the units that key
-    and value alone suggest; with one member the first round is already the best.
-    """
-    M, W = query.shape[0], query.shape[1]
-    places = torch.arange(W)
-    members = torch.arange(M)
-    keyed = valued = places
-    if M > 1:
-        valued = assign(value)
-        keyed = places if rotary else assign(key)
-    score = 0.0
-    for _ in range(1 if M == 1 else 3):
-        by_member = _unit_sums(output, valued) + _unit_sums(query, keyed)
-        members = assign(by_member)
-        rows = torch.arange(M)
-        values = value + output[rows, :, members].mean(0)
-        keys = key + query[rows, :, members].mean(0)
-        valued = assign(values)
-        keyed = places if rotary else assign(keys)
-        score = float(values[places, valued].sum() + keys[places, keyed].sum())
-    return _Pair(score, members, keyed, valued)
-
-
-def _unit_sums(correlations: Tensor, units: Tensor) -> Tensor:
-    """[M, W, M, W] with an order of the units [W] -> [M, M], the sum over units of each pair of heads."""
-    places = torch.arange(len(units))
-    return correlations[:, places, :, units].sum(0)
+def _unit_pairs(correlations: Tensor, members: Tensor) -> Tensor:
+    """[M, W, M, W] with an order of the members [M] -> [W, W], the mean over matched members."""
+    return correlations[torch.arange(len(members)), :, members].mean(0)

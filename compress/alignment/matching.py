@@ -93,12 +93,10 @@ def _jobs(pair: Pair, parts: Collection[Part]) -> Iterator[_Job]:
             yield _Job((FFN.format(layer=layer),), hidden, partial(_ffn, layer))
         if "attention" in parts:
             few, many = units[VALUE.format(layer=layer)], units[OUTPUT.format(layer=layer)]
-            taps = {
-                _at(family.query, layer): many,
-                _at(family.key, layer): few,
-                _at(family.value, layer): few,
-                _at(family.output, layer): many,
-            }
+            taps = {_at(family.value, layer): few, _at(family.output, layer): many}
+            if family.keyed is not None:
+                query, key = family.keyed
+                taps |= {_at(query, layer): many, _at(key, layer): few}
             spaces = tuple(space.format(layer=layer) for space in (QUERY, KEY, VALUE, OUTPUT))
             yield _Job(spaces, taps, partial(_attention, pair, layer))
 
@@ -112,8 +110,9 @@ def _ffn(layer: int, seen: list[Tensor]) -> Permutations:
 
 
 def _attention(pair: Pair, layer: int, seen: list[Tensor]) -> Permutations:
-    order = match_heads(HeadCorrelations(*seen), pair.sizes, rotary=pair.family.rotary)
-    return order.permutations(layer)
+    value, output, *keyed = seen
+    correlations = HeadCorrelations(value, output, (keyed[0], keyed[1]) if keyed else None)
+    return match_heads(correlations, pair.sizes).permutations(layer)
 
 
 def _at(tap: Tap, layer: int) -> Tap:

@@ -30,7 +30,7 @@ def align(
         Path, typer.Option("--output", "-o", metavar="OUT", help="The aligned model's folder.")
     ],
     part: Annotated[
-        list[str] | None, typer.Option(help="ffn, attention or residual, repeated; default: all.")
+        list[str] | None, typer.Option(help="What may move: ffn, attention or residual; default: all.")
     ] = None,
 ) -> None:
     """Make two models that were trained from different beginnings fit to be averaged.
@@ -74,21 +74,15 @@ def _ids(tokenizer: Any, line: dict[str, Any]) -> list[int]:
 
 def _show(found: Alignment, output: Path, console: Console) -> None:
     table = Table(title="average of both models, nats a token", title_justify="left")
-    for column in ("", "loss", "barrier", "chosen"):
-        table.add_column(column, justify="left" if column in ("", "chosen") else "right")
+    for column in ("aligned before", "loss", "barrier", ""):
+        table.add_column(column, justify="right" if column in ("loss", "barrier") else "left")
     for choice, loss in found.losses.midpoints.items():
-        mark = "yes" if choice == found.chosen else ""
-        table.add_row(_NAMES[choice], f"{loss:.4f}", f"{found.losses.barrier(choice):.4f}", mark)
+        mark = "chosen" if choice == found.chosen else ""
+        name = " + ".join(choice) or "nothing"
+        table.add_row(name, f"{loss:.4f}", f"{found.losses.barrier(choice):z.4f}", mark)
     console.print(table)
     console.print(f"alone: reference {found.losses.reference:.4f}, model {found.losses.model:.4f}")
     if found.abstains:
         console.print(f"nothing was reordered: no order lowers the barrier, so {output} is MODEL as it was")
     else:
         console.print(f"{len(found.permutations)} permutations in {output}, which computes what MODEL does")
-
-
-_NAMES = {
-    "plain": "as they are",
-    "without residual": "aligned, residual stream kept",
-    "with residual": "aligned, with the residual stream",
-}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from compress.alignment import Alignment, align
-from compress.alignment.architectures import RESIDUAL, architecture
+from compress.alignment.architectures import PARTS, RESIDUAL, architecture
 from compress.alignment.permutations import apply, inverse
 from tests.permuted import MASK, config, empty, masking_tokenizer, symmetry_of
 from tests.tiny import VOCABULARY, save_base, save_finetune
@@ -82,14 +82,14 @@ def check(found: Alignment, reference: Path, model: Path) -> None:
     if found.abstains:
         assert found.permutations == {}
     else:
-        assert losses[found.chosen] < losses["plain"]
+        assert losses[found.chosen] < losses[()]
 
 
 def test_strangers_come_closer(tmp_path, base, other):
     first, second = save(base, tmp_path / "a"), save(other, tmp_path / "b")
     found = align(first, second, texts())
     check(found, first, second)
-    plain, best = found.losses.barrier("plain"), found.losses.barrier(found.chosen)
+    plain, best = found.losses.barrier(()), found.losses.barrier(found.chosen)
     assert found.losses.reference < 1.5 and found.losses.model < 1.5
     assert not found.abstains
     assert best < 0.9 * plain
@@ -100,7 +100,7 @@ def test_masked_language_models_come_closer_too(tmp_path):
     found = align(first, second, texts())
     check(found, first, second)
     assert not found.abstains
-    assert found.losses.barrier(found.chosen) < 0.9 * found.losses.barrier("plain")
+    assert found.losses.barrier(found.chosen) < 0.9 * found.losses.barrier(())
 
 
 def test_a_reordered_copy_of_a_trained_model_is_brought_back(tmp_path, base):
@@ -108,8 +108,8 @@ def test_a_reordered_copy_of_a_trained_model_is_brought_back(tmp_path, base):
     hidden = symmetry_of(other, 3)
     other.load_state_dict(apply(hidden, other.state_dict(), architecture(other.config)))
     found = align(save(base, tmp_path / "a"), save(other, tmp_path / "b"), texts())
-    assert found.chosen == "with residual"
-    assert found.losses.barrier("with residual") == pytest.approx(0, abs=1e-5)
+    assert found.chosen == PARTS
+    assert found.losses.barrier(PARTS) == pytest.approx(0, abs=1e-5)
     for space, order in inverse(hidden).items():
         assert torch.equal(found.permutations.get(space, torch.arange(len(order))), order)
 
@@ -118,7 +118,7 @@ def test_fine_tunes_of_one_base_are_left_alone(tmp_path, base):
     tuned = [train(copy.deepcopy(base), seed, 60, rule=seed, rate=2e-3) for seed in (5, 6)]
     found = align(save(tuned[0], tmp_path / "a"), save(tuned[1], tmp_path / "b"), texts())
     assert found.abstains and found.permutations == {}
-    assert found.losses.midpoints.keys() == {"plain"}
+    assert found.losses.midpoints.keys() == {()}
 
 
 @pytest.mark.parametrize("scale", [0.02, 0.2])
@@ -134,7 +134,7 @@ def test_random_fine_tunes_of_one_base_are_left_alone(tmp_path, scale):
 def test_identical_models_are_left_alone(tmp_path, base):
     found = align(save(base, tmp_path / "a"), save(base, tmp_path / "b"), texts())
     assert found.abstains and found.permutations == {}
-    assert found.losses.barrier("plain") == pytest.approx(0, abs=1e-6)
+    assert found.losses.barrier(()) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_stream_is_aligned_only_where_that_helps(tmp_path, base):
@@ -144,11 +144,11 @@ def test_the_stream_is_aligned_only_where_that_helps(tmp_path, base):
     hidden.pop(RESIDUAL)
     other.load_state_dict(apply(hidden, other.state_dict(), architecture(other.config)))
     found = align(save(base, tmp_path / "a"), save(other, tmp_path / "b"), texts())
-    assert found.chosen == "without residual"
+    assert found.chosen == ("ffn", "attention")
     assert RESIDUAL not in found.permutations
 
 
 def test_only_the_stream_may_be_aligned(tmp_path, base, other):
     found = align(save(base, tmp_path / "a"), save(other, tmp_path / "b"), texts(), parts=("residual",))
-    assert found.losses.midpoints.keys() == {"plain", "with residual"}
+    assert found.losses.midpoints.keys() == {(), ("residual",)}
     assert found.permutations.keys() <= {RESIDUAL}

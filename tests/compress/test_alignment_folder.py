@@ -27,8 +27,8 @@ def save(folder, case="llama", seed=0, dtype=torch.float32, tokenizer=None, **se
 
 
 def aligned(reference, folder, permutations):
-    losses = Losses(1.0, 1.0, {"plain": 2.0, "with residual": 1.0})
-    return Alignment(reference, folder, PARTS, permutations, "with residual", losses)
+    losses = Losses(1.0, 1.0, {(): 2.0, ("ffn",): 1.5, PARTS: 1.0})
+    return Alignment(reference, folder, PARTS, permutations, PARTS, losses)
 
 
 @pytest.mark.parametrize("shards", [{}, {"max_shard_size": "20KB"}])
@@ -66,7 +66,11 @@ def test_the_record_names_models_by_hash_and_not_by_path(tmp_path):
     facts = json.loads(text)
     assert str(tmp_path) not in text
     assert facts["model"]["name"] == "b" and facts["model"]["sha256"] != facts["reference"]["sha256"]
-    assert facts["barrier"] == {"plain": 1.0, "with residual": 0.0}
+    assert [(one["parts"], one["barrier"]) for one in facts["midpoints"]] == [
+        ([], 1.0),
+        (["ffn"], 0.5),
+        ([*PARTS], 0.0),
+    ]
 
 
 @pytest.mark.parametrize("order", [[0, 0], list(range(33)), "x", [[0]], [0.5] * 32])
@@ -88,7 +92,9 @@ def test_the_command_writes_a_model_and_shows_the_barriers(tmp_path):
     (tmp_path / "text.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = ("align", "a", "b", "--prompts", "text.jsonl", "-o", "out")
     done = run(tmp_path, *words)
-    assert "barrier" in done.stdout and "as they are" in done.stdout and "residual" in done.stdout
+    assert (
+        "barrier" in done.stdout and "nothing" in done.stdout and "ffn + attention + residual" in done.stdout
+    )
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert "exists already" in run(tmp_path, *words, code=1).stderr
     (tmp_path / "text.jsonl").write_text('{"text": 3}\n')

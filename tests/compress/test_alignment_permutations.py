@@ -89,13 +89,12 @@ def test_heads_are_matched_as_well_as_by_trying_all():
         4, heads * width, heads * width, generator=generator, dtype=torch.float64
     )
     units = Sizes(layers=1, hidden=9, ffn=4, groups=heads, members=1, width=width)
-    order = match_heads(HeadCorrelations(query, key, value, output), units, rotary=False)
+    order = match_heads(HeadCorrelations(value, output, (query, key)), units)
     found = order.permutations(0)
 
-    def total(orders: dict[str, torch.Tensor]) -> float:
-        by_space = {"query": query, "key": key, "value": value, "output": output}
+    def total(*pairs: tuple[str, torch.Tensor]) -> float:
         rows = torch.arange(heads * width)
-        return sum(float(m[rows, orders[f"layers.0.{s}"]].sum()) for s, m in by_space.items())
+        return sum(float(matrix[rows, found[f"layers.0.{space}"]].sum()) for space, matrix in pairs)
 
     def best(matrix: torch.Tensor) -> float:
         return max(
@@ -105,14 +104,13 @@ def test_heads_are_matched_as_well_as_by_trying_all():
     def block(matrix: torch.Tensor, g: int, h: int) -> torch.Tensor:
         return matrix[g * width : (g + 1) * width, h * width : (h + 1) * width]
 
-    tried = max(
-        sum(
-            best(block(query + key, g, h)) + best(block(value + output, g, h))
-            for g, h in enumerate(arrangement)
-        )
-        for arrangement in itertools.permutations(range(heads))
-    )
-    assert total(found) == pytest.approx(tried)
+    def of(matrix: torch.Tensor, arrangement: tuple[int, ...]) -> float:
+        return sum(best(block(matrix, g, h)) for g, h in enumerate(arrangement))
+
+    tried = max(of(value + output, arrangement) for arrangement in itertools.permutations(range(heads)))
+    assert total(("value", value), ("output", output)) == pytest.approx(tried)
+    inside = of(query + key, tuple(order.groups.tolist()))
+    assert total(("query", query), ("key", key)) == pytest.approx(inside)
 
 
 def test_query_heads_are_matched_inside_their_groups():
@@ -126,13 +124,8 @@ def test_query_heads_are_matched_inside_their_groups():
             : len(units), len(units) :
         ]
 
-    seen = HeadCorrelations(
-        correlation(many, "query"),
-        correlation(few, "key"),
-        correlation(few, "value"),
-        correlation(many, "output"),
-    )
-    found = match_heads(seen, units, rotary=True).permutations(0)
+    seen = HeadCorrelations(correlation(few, "value"), correlation(many, "output"), None)
+    found = match_heads(seen, units).permutations(0)
     for space, order in found.items():
         assert torch.equal(order, inverse(hidden)[space]), space
 
