@@ -16,7 +16,7 @@ from compress.alignment.calibration import MASKED
 from compress.staging import staged
 
 HIDDEN, LAYERS, HEADS = 96, 2, 4
-STEPS, ROWS, RATE, WARMUP = 3000, 16, 2e-3, 100
+STEPS, ROWS, RATE, WARMUP = 4000, 64, 2e-3, 100
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
         "intermediate_size": 4 * HIDDEN,
@@ -48,6 +48,8 @@ def _train(family: str, seed: int, text: Text, step: Callable[[int, int], None])
         num_attention_heads=HEADS,
         max_position_embeddings=LENGTH,
         pad_token_id=text.tokenizer.pad_token_id,
+        # Of narrow layers: about 1 / sqrt(HIDDEN), as wide ones get from the usual 0.02.
+        initializer_range=0.1,
         bos_token_id=None,
         eos_token_id=text.tokenizer.eos_token_id,
         **FAMILIES[family],
