@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor
 
 from compress.checkpoints import Checkpoint
+from compress.codes import QUANTISED, read_factors
 from compress.errors import InputError
 from compress.frontmatter import front_matter
 from compress.lowrank import LowRank
@@ -75,7 +76,9 @@ class Adapter:
         """
         self.folder, self.table = folder, table
         self.settings = _read_settings(folder)
-        self.tensors = open_tensors(folder, "adapter_model")
+        has_codes = (folder / f"{QUANTISED}.safetensors").is_file()
+        self.codes = open_tensors(folder, QUANTISED) if has_codes else None
+        self.tensors = _adapter_tensors(folder, optional=has_codes)
         has_extra = (folder / f"{EXTRA}.safetensors").is_file()
         self.extra: TensorFiles | None = open_tensors(folder, EXTRA) if has_extra else None
         self._by_module = {p.module: p for p in table.values() if p.is_matrix}
@@ -83,7 +86,7 @@ class Adapter:
         self._replaced: dict[str, str] = {}  # parameter -> key of its full new value
         for key in self.tensors.files:
             self._place(key)
-        if not self._factors and not self._replaced:
+        if not self._factors and not self._replaced and self.codes is None:
             raise InputError(f"{folder}: the adapter has no tensors; save it again")
         for name, pair in self._factors.items():
             self._check_pair(name, pair)
@@ -91,7 +94,11 @@ class Adapter:
         self._check_extra()
 
     def low_rank(self, name: str) -> LowRank | None:
-        """The factors of one parameter in their stored dtype, unchanged, or None."""
+        """The factors of one parameter in their stored dtype, unchanged, or None; of codes, float32."""
+        if self.codes is not None and self.table[name].is_matrix:
+            factors = read_factors(self.codes, name, self.table[name].sides)
+            if factors is not None:
+                return factors
         if self.extra is not None and f"{name}.A" in self.extra.files:
             return LowRank(A=self.extra.read(f"{name}.A"), B=self.extra.read(f"{name}.B"))
         pair = self._factors.get(name)
@@ -112,7 +119,7 @@ class Adapter:
 
     def sha256(self) -> str:
         """Hash of the adapter's tensors, of those beside it, and of the settings that scale them."""
-        stores = [self.tensors] if self.extra is None else [self.tensors, self.extra]
+        stores = [store for store in (self.tensors, self.extra, self.codes) if store is not None]
         tensors = ((key, store.read(key)) for store in stores for key in sorted(store.files))
         return hash_tensors(tensors, self.settings.model_dump_json())
 
@@ -199,8 +206,7 @@ class Adapter:
             raise InputError(f"{self.folder}: {key} is {tensors.dtypes[key]}, not a float tensor")
 
     def _check_fit(self, name: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
-        shape = self.table[name].shape
-        d_out, d_in = shape if self.table[name].kind is Kind.LINEAR else shape[::-1]
+        d_out, d_in = self.table[name].sides
         if len(a) != 2 or len(b) != 2 or a[1] != d_in or b[0] != d_out or a[0] != b[1]:
             raise InputError(
                 f"{self.folder}: LoRA factors of {name} have shapes {a} and {b}, the base's layer maps "
@@ -228,6 +234,13 @@ def recorded_base_hash(folder: Path) -> str | None:
     """The ``base_weights_sha256`` of an adapter's model card (README.md front matter), if it has one."""
     value = front_matter(folder).get("base_weights_sha256")
     return str(value) if value else None
+
+
+def _adapter_tensors(folder: Path, *, optional: bool) -> TensorFiles:
+    """adapter_model.safetensors; where it is optional and not there, no tensors."""
+    if optional and not (folder / "adapter_model.safetensors").is_file():
+        return TensorFiles(folder, {}, {}, {})
+    return open_tensors(folder, "adapter_model")
 
 
 def _read_settings(folder: Path) -> LoraSettings:

@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 import torch
 
-from compress.bundle import BaseFacts, ExpertFacts, Manifest, SharedFacts, library_versions, seal
+from compress.bundle import BaseFacts, Manifest, SharedFacts, library_versions, seal
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
-from compress.exclusive import write_exclusive
+from compress.exclusive import write_experts
 from compress.inputs import Inputs, open_inputs
 from compress.merge import copy_weights
 from compress.merger import Calibration, make_merger
 from compress.modelfolder import model_writer
 from compress.progress import Progress
-from compress.recipe import SHARED, Recipe
+from compress.recipe import SHARED, Recipe, float_dtype
 from compress.reference import choose_reference
 from compress.shards import DONE
 from compress.sharedelta import write_shared_delta
@@ -45,10 +45,13 @@ def build(
     """
     inputs = open_inputs(recipe, relative_to)
     coefficients = recipe.shared.coefficients(recipe.tasks)
-    reference = _reference(recipe, inputs, coefficients)
-    merger = make_merger(recipe.shared, inputs, work, relative_to, calibration, progress)
     dtype: torch.dtype = getattr(torch, recipe.output.dtype)
-    factor_dtype: torch.dtype = getattr(torch, recipe.exclusive.dtype or recipe.output.dtype)
+    budget = recipe.exclusive.bytes(inputs.base.parameters)
+    if budget is not None:
+        budget -= inputs.base.parameters * dtype.itemsize
+    reference = _reference(recipe, inputs, coefficients, budget)
+    merger = make_merger(recipe.shared, inputs, work, relative_to, calibration, progress)
+    factor_dtype = float_dtype(recipe.exclusive, recipe.output.dtype)
     writer = model_writer(inputs.base, work.folder / "base", dtype)
     if reference == "shared":
         merger.write(writer, "base", progress)
@@ -59,21 +62,21 @@ def build(
     (folder / "base" / DONE).unlink()
     # Experts are subtracted from the rounded weights, so that rounding is not lost twice.
     written = Checkpoint.open(folder / "base")
-    facts: dict[str, ExpertFacts] = {}
     report: dict[str, Any] = {"reference": reference, "notes": inputs.notes(), "experts": {}}
-    for expert in recipe.experts:
-        facts[expert.task], rows = write_exclusive(
-            expert,
-            inputs.finetunes[expert.task],
-            inputs.base,
-            written,
-            recipe.exclusive,
-            folder,
-            factor_dtype,
-            work,
-            progress,
-        )
-        report["experts"][expert.task] = {**facts[expert.task].model_dump(), **rows}
+    made = write_experts(
+        recipe.experts,
+        inputs.finetunes,
+        inputs.base,
+        written,
+        recipe.exclusive,
+        factor_dtype,
+        budget,
+        folder,
+        work,
+        progress,
+    )
+    facts = {task: fact for task, (fact, _) in made.items()}
+    report["experts"] = {task: {**fact.model_dump(), **rows} for task, (fact, rows) in made.items()}
     weights = coefficients or dict.fromkeys(recipe.tasks, 0.0)
     retired: list[str] = []
     if reference == "pretrained" and coefficients is None:
@@ -103,7 +106,9 @@ def build(
     return manifest, report
 
 
-def _reference(recipe: Recipe, inputs: Inputs, coefficients: dict[str, float] | None) -> Reference:
+def _reference(
+    recipe: Recipe, inputs: Inputs, coefficients: dict[str, float] | None, budget: int | None
+) -> Reference:
     """The model that experts are deltas of; raises InputError where the recipe's choice would truncate an
     adapter."""
     wanted, adapter = recipe.exclusive.reference, inputs.first_adapter
@@ -119,4 +124,4 @@ def _reference(recipe: Recipe, inputs: Inputs, coefficients: dict[str, float] | 
     if coefficients is None:
         # Over the pretrained base such a merge would need weights of its own, as many as the base has.
         return "shared"
-    return choose_reference(inputs.base, inputs.finetunes, coefficients, recipe.exclusive)
+    return choose_reference(inputs.base, inputs.finetunes, coefficients, recipe.exclusive, budget)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from compress.adapters import EXTRA, PREFIX, Adapter
+from compress.codes import QUANTISED, QuantisedFactors
 from compress.lowrank import LowRank
 from compress.parameters import Kind, Parameter
 from compress.tensorfiles import save
@@ -48,18 +50,21 @@ def write_expert(
     low_rank: dict[str, LowRank],
     dense: dict[str, Tensor],
     card: dict[str, Any],
+    quantised: Mapping[str, QuantisedFactors] | None = None,
 ) -> int:
     """Write one expert; returns its bytes.
 
     ``low_rank``: parameter -> factors, stored in their own dtype; a tied embedding's go beside the
     adapter, because PEFT would apply them to the lookup and not to the head. ``dense``: parameter ->
     delta in the parameter's own layout, beside the adapter. ``card``: facts for the model card,
-    ``base_weights_sha256`` among them.
+    ``base_weights_sha256`` among them. ``quantised``: parameter -> codes, in a file that only twinserve
+    reads; there is then no adapter that PEFT could take for the whole.
     """
+    quantised = quantised or {}
     folder.mkdir(parents=True)
     beside = {name: factors for name, factors in low_rank.items() if table[name].tied_head}
     inside = {name: factors for name, factors in low_rank.items() if name not in beside}
-    if not inside:
+    if not inside and not quantised:
         # PEFT knows no adapter without a target: one matrix goes into it, if only to say zero.
         name = next(p.name for p in table.values() if p.kind in (Kind.LINEAR, Kind.CONV1D))
         if name in dense:
@@ -76,7 +81,13 @@ def write_expert(
         else:
             keys = (f"{module}.lora_A.weight", f"{module}.lora_B.weight")
         tensors |= {keys[0]: factors.A.contiguous(), keys[1]: factors.B.contiguous()}
-    save(tensors, folder / "adapter_model.safetensors")
+    if tensors:
+        save(tensors, folder / "adapter_model.safetensors")
+    codes: dict[str, Tensor] = {}
+    for name, factors_of in quantised.items():
+        codes |= factors_of.tensors(name)
+    if codes:
+        save(codes, folder / f"{QUANTISED}.safetensors")
     extra = {name: delta.contiguous() for name, delta in dense.items()}
     for name, factors in beside.items():
         # Truncated deltas, or those of a bundle's expert: their scale is 1, and adapters that PEFT put
@@ -86,14 +97,14 @@ def write_expert(
         save(extra, folder / f"{EXTRA}.safetensors")
     config = _peft_config({table[name].module: f for name, f in inside.items()}, table)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (folder / "README.md").write_text(_card(card, bool(extra)))
-    return sum(tensor.nbytes for tensor in (*tensors.values(), *extra.values()))
+    (folder / "README.md").write_text(_card(card, bool(extra), bool(codes)))
+    return sum(tensor.nbytes for tensor in (*tensors.values(), *extra.values(), *codes.values()))
 
 
 def _peft_config(modules: dict[str, LowRank], table: dict[str, Parameter]) -> dict[str, Any]:
     alphas = {name: factors.scale * factors.rank for name, factors in modules.items()}
-    rank = Counter(factors.rank for factors in modules.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    rank = _commonest([factors.rank for factors in modules.values()])
+    alpha = _commonest(list(alphas.values()))
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -114,11 +125,15 @@ def _peft_config(modules: dict[str, LowRank], table: dict[str, Parameter]) -> di
     }
 
 
+def _commonest(values: list[Any]) -> Any:
+    return Counter(values).most_common(1)[0][0] if values else 1
+
+
 def _integral(value: float) -> float | int:
     return int(value) if value == int(value) else value
 
 
-def _card(facts: dict[str, Any], has_extra: bool) -> str:
+def _card(facts: dict[str, Any], has_extra: bool, has_codes: bool) -> str:
     front = {
         "library_name": "peft",
         "base_model": "../../base",
@@ -132,5 +147,10 @@ def _card(facts: dict[str, Any], has_extra: bool) -> str:
         if has_extra
         else "This adapter is the whole expert."
     )
+    if has_codes:
+        note = (
+            "Its factors are quantised, in `quantised.safetensors`, which PEFT does not read; "
+            "`twinserve export` makes a PEFT adapter of it."
+        )
     body = f"# Expert `{facts['task']}`\n\nA LoRA adapter over `../../base`. {note}\n"
     return "---\n" + "\n".join(lines) + "\n---\n\n" + body

@@ -8,17 +8,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from compress.adapters import Adapter
 from compress.bundle import Manifest
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
-from compress.exclusive import write_exclusive
+from compress.exclusive import write_experts
 from compress.finetunes import open_finetune
 from compress.progress import Progress
-from compress.recipe import Recipe, SharedRecipe, validation_sentence
+from compress.recipe import Recipe, SharedRecipe, float_dtype, validation_sentence
 from compress.sources import resolve
 from compress.workspace import Workspace
 
@@ -55,20 +54,23 @@ def add_expert(
             "deltas of the shared one; give the full checkpoint, or build the bundle again with the adapter"
         )
     weights = {**manifest.shared.weights, task: 0.0}
-    factor_dtype: torch.dtype = getattr(torch, recipe.exclusive.dtype or recipe.output.dtype)
-    expert = recipe.experts[-1]
+    full = [facts.bytes for facts in manifest.experts.values() if facts.kind == "full"]
+    sized = recipe.exclusive.size is not None and full
     with TemporaryDirectory(dir=folder.parent, prefix=".add-") as work:
-        facts, rows = write_exclusive(
-            expert,
-            finetune,
+        made = write_experts(
+            [recipe.experts[-1]],
+            {task: finetune},
             base,
             base,
             recipe.exclusive,
+            float_dtype(recipe.exclusive, recipe.output.dtype),
+            # The recipe's size was for those that are there: the new one gets what they have on average.
+            sum(full) // len(full) if sized else recipe.exclusive.bytes(manifest.base.parameters),
             folder,
-            factor_dtype,
             Workspace(Path(work)),
             progress,
         )
+    facts, rows = made[task]
     grown = manifest.model_copy(
         update={
             "experts": {**manifest.experts, task: facts},

@@ -42,6 +42,12 @@ class Parameter:
     def is_matrix(self) -> bool:
         return self.kind is not Kind.VECTOR
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(d_out, d_in) of a matrix as a linear map."""
+        rows, columns = self.shape
+        return (columns, rows) if self.kind in (Kind.CONV1D, Kind.EMBEDDING) else (rows, columns)
+
     def to_map(self, weight: Tensor) -> Tensor:
         """A weight (or delta) of this parameter as a linear map [d_out, d_in], and back: its own inverse."""
         return weight.T if self.kind in (Kind.CONV1D, Kind.EMBEDDING) else weight

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -78,24 +79,45 @@ class SharedRecipe(BaseModel):
 
 
 class ExclusiveRecipe(Strict):
-    """How far exclusive deltas of full checkpoints are truncated: at a rank or at a kept energy.
+    """How far exclusive deltas of full checkpoints are compressed: to a rank, a kept energy, or a size.
 
-    ``reference`` is the model that experts are deltas of. ``auto``: the pretrained base as soon as
-    one input is an adapter (whose factors are then carried exactly), else the one with the smaller
-    measured truncation error. Adapters are never truncated. ``dtype`` is that of truncated factors,
-    by default the output's; adapters' own factors keep theirs.
+    ``size`` is that of base and experts together: ``1.2x`` of the base's parameters at two bytes each, or
+    ``300MB``. ``dtype`` is that of the factors, by default the output's; ``int8`` and ``mixed`` (8, 4 and 2
+    bits by singular value, which needs a size) are quantised. ``reference`` is the model that experts are
+    deltas of. ``auto``: the pretrained base as soon as one input is an adapter, else the one with the
+    smaller measured error. Adapters are never truncated nor quantised.
     """
 
     rank: int | None = Field(None, ge=0)
     energy: float | None = Field(None, gt=0, le=1)
+    size: str | None = Field(None, pattern=r"^\d+(\.\d+)?(x|B|KB|MB|GB)$")
     reference: Literal["auto", "shared", "pretrained"] = "auto"
-    dtype: Dtype | None = None
+    dtype: Dtype | Literal["int8", "mixed"] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> ExclusiveRecipe:
-        if (self.rank is None) == (self.energy is None):
-            raise ValueError("give either rank or energy")
+        if sum(value is not None for value in (self.rank, self.energy, self.size)) != 1:
+            raise ValueError("give either rank or energy or size")
+        if self.dtype == "mixed" and self.size is None:
+            raise ValueError("dtype mixed shares out a size; give size, as in size: 1.2x")
+        if self.dtype == "float32" and self.size is not None:
+            raise ValueError("a size needs factors of two bytes or fewer; give dtype float16, int8 or mixed")
         return self
+
+    def bytes(self, parameters: int) -> int | None:
+        """``size`` in bytes, for a base of so many parameters."""
+        if self.size is None:
+            return None
+        number, unit = re.fullmatch(r"([\d.]+)(\w+)", self.size).groups()  # type: ignore[union-attr]
+        scale = {"x": 2 * parameters, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}[unit]
+        return int(float(number) * scale)
+
+
+def float_dtype(exclusive: ExclusiveRecipe, output: str) -> torch.dtype:
+    """The type of factors that are not quantised."""
+    chosen = exclusive.dtype
+    found: torch.dtype = getattr(torch, output if chosen in (None, "int8", "mixed") else str(chosen))
+    return found
 
 
 class OutputRecipe(Strict):
@@ -110,7 +132,7 @@ class Recipe(Strict):
     base: str
     experts: list[ExpertRecipe] = Field(min_length=1)
     shared: SharedRecipe = SharedRecipe()
-    exclusive: ExclusiveRecipe = ExclusiveRecipe(rank=16, energy=None)
+    exclusive: ExclusiveRecipe = ExclusiveRecipe(rank=16, energy=None, size=None)
     router: dict[str, Any] | None = None
     output: OutputRecipe = OutputRecipe()
 

@@ -1,0 +1,137 @@
+"""Exclusive deltas taken apart: singular vectors on disk, and how many of them a budget pays for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.allocation import Spectrum, allocate
+from compress.checkpoints import Checkpoint
+from compress.errors import InputError
+from compress.lowrank import LowRank, truncate
+from compress.parameters import Parameter
+from compress.progress import Progress
+from compress.recipe import ExclusiveRecipe
+from compress.workspace import Workspace
+
+CHOICES = {"int8": (8,), "mixed": (8, 4, 2)}
+# A budget of bytes goes where the energy is: no matrix is expected to take more than this many times the
+# rank that an even split would give it.
+UNEVEN = 4
+
+
+class Decomposition:
+    """One full fine-tune's deltas as factors, matrix by matrix, kept in a workspace."""
+
+    def __init__(self, task: str, finetune: Checkpoint, written: Checkpoint, work: Workspace) -> None:
+        self.task, self.finetune, self.written, self.work = task, finetune, written, work
+
+    def delta(self, parameter: Parameter) -> Tensor:
+        """The delta of one matrix as a map [d_out, d_in], float32."""
+        difference = self.finetune.weight(parameter.name).sub_(self.written.weight(parameter.name))
+        return parameter.to_map(difference)
+
+    def factors(self, name: str) -> LowRank | None:
+        """Balanced factors, components in falling order; None for a delta of zero."""
+        piece = self._piece(name)
+        return LowRank(piece["A"], piece["B"]) if "A" in piece else None
+
+    def values(self, name: str) -> np.ndarray:
+        """Singular values [rank]."""
+        values: np.ndarray = self._piece(name)["values"].numpy()
+        return values
+
+    def energy(self, name: str) -> float:
+        """Squared Frobenius norm of the whole delta."""
+        return float(self._piece(name)["energy"])
+
+    def run(self, exclusive: ExclusiveRecipe, share: float | None, progress: Progress) -> None:
+        """Take all matrices apart that are not yet; ``share``: of full rank at most, under a budget."""
+        matrices = [p for p in self.written.table.values() if p.is_matrix]
+        for done, parameter in enumerate(matrices):
+            if self.work.load(self._key(parameter.name)) is None:
+                self.work.store(self._key(parameter.name), self._taken_apart(parameter, exclusive, share))
+            progress(self.task, done + 1, len(matrices))
+
+    def _taken_apart(
+        self, parameter: Parameter, exclusive: ExclusiveRecipe, share: float | None
+    ) -> dict[str, Tensor]:
+        rank = exclusive.rank
+        if share is not None:
+            smaller = min(parameter.shape)
+            rank = min(smaller, 1 + int(share * smaller))
+        part = truncate(self.delta(parameter), rank=rank, energy=exclusive.energy)
+        piece = {"energy": torch.tensor(part.energy, dtype=torch.float64), "values": torch.zeros(0)}
+        if part.factors is not None:
+            piece |= {"A": part.factors.A, "B": part.factors.B, "values": part.factors.A.norm(dim=1).square()}
+        return piece
+
+    def _key(self, name: str) -> str:
+        return f"{self.task}/{list(self.written.table).index(name):05d}"
+
+    def _piece(self, name: str) -> dict[str, Tensor]:
+        piece = self.work.load(self._key(name))
+        if piece is None:
+            raise RuntimeError(f"{self.task}: {name} was never taken apart")
+        return piece
+
+
+def bits_by_matrix(
+    parts: Mapping[str, Decomposition], exclusive: ExclusiveRecipe, budget: int | None
+) -> dict[str, dict[str, np.ndarray]]:
+    """task -> matrix -> bits of every component: one number for all, or what ``budget`` bytes pay for.
+
+    16 stands for components in the factors' float type.
+    """
+    choices = CHOICES.get(exclusive.dtype or "", (16,))
+    names = {
+        (task, p.name): p for task, part in parts.items() for p in part.written.table.values() if p.is_matrix
+    }
+    if budget is None:
+        bits = {key: np.full(len(parts[key[0]].values(key[1])), choices[0]) for key in names}
+    else:
+        energies = {
+            task: sum(part.energy(name) for of, name in names if of == task) for task, part in parts.items()
+        }
+        spectra = {
+            f"{task} {name}": Spectrum(parts[task].values(name), parameter.sides, energies[task])
+            for (task, name), parameter in names.items()
+            if energies[task] > 0
+        }
+        found, _ = allocate(spectra, budget, choices)
+        bits = {key: found.get(f"{key[0]} {key[1]}", np.zeros(0, dtype=np.int64)) for key in names}
+    return {task: {name: bits[of, name] for of, name in names if of == task} for task in parts}
+
+
+def even_share(tables: int, table: Mapping[str, Parameter], budget: int, exclusive: ExclusiveRecipe) -> float:
+    """Which share of full rank ``budget`` bytes would give every matrix of ``tables`` fine-tunes, with the
+    fewest bits that the recipe allows."""
+    fewest = min(CHOICES.get(exclusive.dtype or "", (16,)))
+    full = sum(min(p.shape) * sum(p.shape) for p in table.values() if p.is_matrix)
+    return 8 * budget / max(1, tables * full * fewest)
+
+
+def decompose(
+    parts: Mapping[str, Decomposition], exclusive: ExclusiveRecipe, budget: int | None, progress: Progress
+) -> dict[str, dict[str, np.ndarray]]:
+    """Take all full fine-tunes apart and decide the bits of every component; see ``bits_by_matrix``.
+
+    Raises InputError where the budget is used up before the first component.
+    """
+    if not parts:
+        return {}
+    share = None
+    if budget is not None:
+        if budget <= 0:
+            raise InputError(
+                "exclusive.size: base, adapters, norms and biases alone need all of it; give more, or store "
+                "the base in half precision (output.dtype)"
+            )
+        table = next(iter(parts.values())).written.table
+        share = UNEVEN * even_share(len(parts), table, budget, exclusive)
+    for part in parts.values():
+        part.run(exclusive, share, progress)
+    return bits_by_matrix(parts, exclusive, budget)
