@@ -78,7 +78,7 @@ def write_experts(
     for expert in experts:
         pieces = made.pop(expert.task)
         if expert.task in parts:
-            _compress(pieces, parts[expert.task], bits[expert.task], exclusive, dtype)
+            compress_matrices(pieces, parts[expert.task], bits[expert.task], exclusive, dtype)
         found[expert.task] = _write(expert, finetunes[expert.task], pieces, written, folder)
         progress("experts", len(found), len(experts))
     return found
@@ -115,7 +115,7 @@ def _bytes(pieces: Pieces) -> int:
     return factors + sum(delta.nbytes for delta in pieces.dense.values())
 
 
-def _compress(
+def compress_matrices(
     pieces: Pieces,
     part: Decomposition,
     bits: Mapping[str, np.ndarray],

@@ -96,14 +96,20 @@ class MergeSource:
         return torch.zeros_like(base) if vector is None else vector
 
     def _stretches(self, name: str, *, whole: bool = False) -> Iterator[tuple[int, slice | None]]:
-        shape = self.table[name].shape
-        width = torch.Size(shape[1:]).numel()
-        step = max(1, STRETCH // width)
-        if whole or not self._in_stretches or step >= shape[0]:
-            yield 0, None
-            return
-        for first in range(0, shape[0], step):
-            yield first * width, slice(first, min(first + step, shape[0]))
+        if whole or not self._in_stretches:
+            return iter([(0, None)])
+        return stretches(self.table[name].shape)
+
+
+def stretches(shape: tuple[int, ...]) -> Iterator[tuple[int, slice | None]]:
+    """A parameter in consecutive pieces: position of the first element, and rows; None are all rows."""
+    width = torch.Size(shape[1:]).numel()
+    step = max(1, STRETCH // width)
+    if step >= shape[0]:
+        yield 0, None
+        return
+    for first in range(0, shape[0], step):
+        yield first * width, slice(first, min(first + step, shape[0]))
 
 
 class Merger:
@@ -131,7 +137,7 @@ class Merger:
                 writer.write(name, self.method.merge(group, self.parameters, facts), group.start)
             writer.finish(name)
 
-        _write_all(one, self.source.table, writer, stage, progress, workers=1 if whole else WORKERS)
+        write_all(one, self.source.table, writer, stage, progress, workers=1 if whole else WORKERS)
 
 
 def copy_weights(checkpoint: Checkpoint, writer: ShardWriter, stage: str, progress: Progress) -> None:
@@ -143,10 +149,10 @@ def copy_weights(checkpoint: Checkpoint, writer: ShardWriter, stage: str, progre
             writer.write(name, group.base, group.start)
         writer.finish(name)
 
-    _write_all(one, checkpoint.table, writer, stage, progress)
+    write_all(one, checkpoint.table, writer, stage, progress)
 
 
-def _write_all(
+def write_all(
     one: Callable[[str], None],
     table: Mapping[str, Parameter],
     writer: ShardWriter,

@@ -14,10 +14,12 @@ from typing import Any
 from compress.adapters import EXTRA, is_adapter
 from compress.bundle import Bundle
 from compress.checkpoints import Checkpoint
+from compress.codes import QUANTISED
 from compress.compose import load_composed
 from compress.errors import InputError
 from compress.finetunes import apply, open_finetune
 from compress.loading import load_model, load_tokenizer
+from compress.recipe import SHARED
 from compress.sources import resolve
 from serve.engine import Engine
 from serve.evaluate import Item, Scores, score
@@ -108,6 +110,11 @@ def tune_static(
             "tuned afterwards; build once per scaling and compare, or build with exclusive.reference: "
             "pretrained"
         )
+    if SHARED in bundle.carried:
+        raise InputError(
+            f"{bundle.path}: its shared base was merged by {bundle.manifest.shared.method}, which no scaling of "
+            "the experts gives; tune that method's own settings, and build once for each"
+        )
     count = sum(len(items) for items in dev.values())
     sweep = {}
     for scaling in SCALINGS:
@@ -141,7 +148,7 @@ def _oracle(task: str) -> Target:
 
 def _storage(bundle: Bundle) -> dict[str, float]:
     sizes, base = bundle.bytes(), 2 * bundle.manifest.base.parameters
-    dynamic = (sizes["base"] + sizes["experts"] + sizes["router"]) / base
+    dynamic = sum(sizes.values()) / base
     one = sizes["base"] / base
     oracle = dynamic - sizes["router"] / base
     own = one * len(bundle.tasks)
@@ -182,7 +189,7 @@ def _finetune(folder: Path, base: Checkpoint, settings: EngineSettings) -> Any:
     expert that has more beside its adapter, which PEFT does not read, is added to the base."""
     if not is_adapter(folder):
         return _load(folder, settings)
-    if (folder / f"{EXTRA}.safetensors").is_file():
+    if any((folder / f"{beside}.safetensors").is_file() for beside in (EXTRA, QUANTISED)):
         return apply(open_finetune(folder, base), _load(base.folder, settings), base)
     from peft import PeftModel
 
