@@ -112,8 +112,8 @@ def tune_static(
         )
     if SHARED in bundle.carried:
         raise InputError(
-            f"{bundle.path}: its shared base was merged by {bundle.manifest.shared.method}, which no scaling of "
-            "the experts gives; tune that method's own settings, and build once for each"
+            f"{bundle.path}: its shared base was merged by {bundle.manifest.shared.method}, which no scaling "
+            "of the experts gives; tune that method's own settings, and build once for each"
         )
     count = sum(len(items) for items in dev.values())
     sweep = {}

@@ -1,4 +1,4 @@
-"""The output ensemble, RegMean's own upper baseline: the mean of what all fine-tunes predict for the next token.
+"""The output ensemble, RegMean's own baseline: the mean of what all fine-tunes predict for the next token.
 
 It costs as many models as there are fine-tunes, in memory and in time, and is no merge.
 """
