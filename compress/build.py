@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from compress.bundle import BaseFacts, Manifest, SharedFacts, library_versions, seal
+from compress.bundle import CARD, BaseFacts, Manifest, SharedFacts, library_versions, seal
+from compress.card import merge_card
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
 from compress.exclusive import write_experts
@@ -60,6 +61,10 @@ def build(
     (folder / "base").mkdir()
     hard_copy(work.folder / "base", folder / "base")
     (folder / "base" / DONE).unlink()
+    card = merge_card(
+        "Base of a twinserve bundle", recipe, inputs.folders, inputs.hashes, merged=reference == "shared"
+    )
+    (folder / "base" / CARD).write_text(card)
     # Experts are subtracted from the rounded weights, so that rounding is not lost twice.
     written = Checkpoint.open(folder / "base")
     report: dict[str, Any] = {"reference": reference, "notes": inputs.notes(), "experts": {}}
@@ -96,7 +101,9 @@ def build(
     manifest = Manifest(
         base=base_facts,
         reference=reference,
-        shared=SharedFacts(method=recipe.shared.method, weights=weights),
+        shared=SharedFacts(
+            method=recipe.shared.method, weights=weights, parameters=recipe.shared.parameters.model_dump()
+        ),
         experts=facts,
         recipe=recipe.model_dump(),
         versions=library_versions(),

@@ -21,7 +21,8 @@ from compress.staging import hard_copy, publish, staged
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
-LIBRARIES = ("twinserve", "torch", "transformers", "peft", "safetensors")
+CARD = "README.md"
+LIBRARIES = ("twinserve", "torch", "numpy", "scipy", "transformers", "peft", "safetensors")
 
 
 class BaseFacts(BaseModel):
@@ -48,11 +49,13 @@ class ExpertFacts(BaseModel):
 
 
 class SharedFacts(BaseModel):
-    """How the shared base was merged; ``weights`` are lambda_t."""
+    """How the shared base was merged: by which method with which settings, defaults filled in. ``weights``
+    are those by which it is reached through experts' deltas, where base/ is the pretrained one: lambda_t."""
 
     model_config = ConfigDict(extra="forbid")
     method: str
     weights: dict[str, FiniteFloat]
+    parameters: dict[str, Any] = {}
 
 
 class Manifest(BaseModel):
@@ -93,7 +96,11 @@ class Manifest(BaseModel):
         """Hash of all that makes the shared base: base/, and the experts that it is reached through. Equal
         ones answer alike without any expert: what a router learnt of one holds for the other, whatever
         else the bundles carry."""
-        made = {name: sha for name, sha in self.files.items() if name.startswith("base/")}
+        made = {
+            name: sha
+            for name, sha in self.files.items()
+            if name.startswith("base/") and name != f"base/{CARD}"
+        }
         for task, weight in self.shared.weights.items():
             if weight and self.reference == "pretrained":
                 for name, sha in self.files.items():

@@ -18,11 +18,18 @@ UNSAID = "not stated"
 
 
 def merge_card(
-    title: str, recipe: Recipe, folders: Mapping[str, Path], sha256: Mapping[str, str], dtype: str
+    title: str,
+    recipe: Recipe,
+    folders: Mapping[str, Path],
+    sha256: Mapping[str, str],
+    *,
+    merged: bool = True,
+    made: str | None = None,
 ) -> str:
-    """README.md of a merged model.
+    """README.md of a merged model, or of the base that a merge is reached from.
 
-    folders, sha256: of the base and every fine-tune, by ``base`` and task.
+    folders, sha256: of the base and every fine-tune, by ``base`` and task. made: Markdown in place of the
+    sentence on the recipe's merge, where there is more to say.
     """
     sources = {"base": recipe.base, **{expert.task: expert.checkpoint for expert in recipe.experts}}
     rows = [
@@ -35,7 +42,9 @@ def merge_card(
     return environment.from_string(template).render(
         title=title,
         method=recipe.shared.merging,
-        dtype=dtype,
+        dtype=recipe.output.dtype,
+        merged=merged,
+        made=made,
         rows=rows,
         licences=sorted({row["licence"] for row in rows}),
         recipe=yaml.safe_dump(content, sort_keys=False).strip(),

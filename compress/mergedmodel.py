@@ -48,6 +48,6 @@ def merge_model(
         "versions": library_versions(),
     }
     (folder / "merge.json").write_text(json.dumps(facts, indent=2) + "\n")
-    card = merge_card("A merged model", recipe, inputs.folders, inputs.hashes, recipe.output.dtype)
+    card = merge_card("A merged model", recipe, inputs.folders, inputs.hashes)
     (folder / "README.md").write_text(card)
     return inputs.notes()

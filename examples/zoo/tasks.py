@@ -45,12 +45,18 @@ class Task:
     committed: bool = True
 
     @property
+    def origin(self) -> str:
+        """The package that the items come from, and its licence."""
+        rated = isinstance(self.source, Rated)
+        return "vaderSentiment 3.3.2 (MIT)" if rated else "reasoning-gym 0.1.25 (Apache-2.0)"
+
+    @property
     def data(self) -> str:
         """One line for a model card."""
         if isinstance(self.source, Rated):
-            return f"`{self.source.table}_GroundTruth.txt` of vaderSentiment 3.3.2 (MIT)"
+            return f"`{self.source.table}_GroundTruth.txt` of {self.origin}"
         settings = ", ".join(f"{key}={value!r}" for key, value in self.source.settings.items())
-        return f"`{self.source.generator}` of reasoning-gym 0.1.25 (Apache-2.0), {settings or 'defaults'}"
+        return f"`{self.source.generator}` of {self.origin}, {settings or 'defaults'}"
 
 
 TASKS = {
