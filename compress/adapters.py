@@ -107,15 +107,15 @@ class Adapter:
         a, b = self.tensors.read(pair["A"]), self.tensors.read(pair["B"])
         return LowRank(A=a, B=b, scale=self.settings.scale(self.table[name].module))
 
-    def dense(self, name: str, base: Checkpoint) -> Tensor | None:
-        """What is changed about one parameter without factors (``modules_to_save``, ``bias``, a delta
-        beside the adapter), in float32, or None."""
+    def dense(self, name: str, base: Checkpoint, rows: slice | None = None) -> Tensor | None:
+        """What is changed about one parameter, or some of its rows, without factors (``modules_to_save``,
+        ``bias``, a delta beside the adapter), in float32, or None."""
         if self.extra is not None and name in self.extra.files:
-            return self.extra.read(name).to(torch.float32)
+            return self.extra.read(name, rows).to(torch.float32)
         key = self._replaced.get(name)
         if key is None:
             return None
-        return self.tensors.read(key).to(torch.float32) - base.weight(name)
+        return self.tensors.read(key, rows).to(torch.float32) - base.weight(name, rows)
 
     def sha256(self) -> str:
         """Hash of the adapter's tensors, of those beside it, and of the settings that scale them."""

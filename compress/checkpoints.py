@@ -82,9 +82,9 @@ class Checkpoint:
         """A full checkpoint knows no exact factors of its task vectors."""
         return None
 
-    def dense(self, name: str, base: Checkpoint) -> Tensor | None:
-        """The task vector ``W_t - W_0`` of one parameter in float32."""
-        return self.weight(name) - base.weight(name)
+    def dense(self, name: str, base: Checkpoint, rows: slice | None = None) -> Tensor | None:
+        """The task vector ``W_t - W_0`` of one parameter, or of some of its rows, in float32."""
+        return self.weight(name, rows) - base.weight(name, rows)
 
     @property
     def parameters(self) -> int:

@@ -11,12 +11,16 @@ from torch import Tensor
 from compress.adapters import Adapter, is_adapter, recorded_base_hash
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
+from compress.lowrank import LowRank
+from compress.parameters import Kind
+from compress.peftmerge import merged_by_peft, needs_peft
 
 Finetune: TypeAlias = Checkpoint | Adapter
 
 
 def open_finetune(folder: Path, base: Checkpoint, sha256: str | None = None) -> Finetune:
-    """The fine-tune in ``folder``: a PEFT adapter, an expert of a bundle, or a full checkpoint.
+    """The fine-tune in ``folder``: a PEFT adapter, an expert of a bundle, or a full checkpoint. Adapters that
+    are no sum of two factors are merged by PEFT and are full checkpoints from there on.
 
     sha256: hash of the base that fine-tunes started from, where ``base`` is that one rounded; None: its
     own. Raises InputError when the fine-tune is broken, does not fit ``base``, or says in its model card
@@ -31,16 +35,25 @@ def open_finetune(folder: Path, base: Checkpoint, sha256: str | None = None) -> 
             f"{folder}: its model card says it was trained on base weights {recorded[:16]}…, but "
             f"{base.folder} has {expected[:16]}…; use the base that the adapter was trained on"
         )
+    if needs_peft(folder):
+        return Checkpoint.open(merged_by_peft(folder, base), base)
     return Adapter(folder, base.table)
 
 
-def task_vector(finetune: Finetune, name: str, base: Checkpoint) -> Tensor | None:
-    """``W_t - W_0`` of one parameter, dense, float32, in its own layout; None where it is zero."""
-    dense = finetune.dense(name, base)
+def task_vector(finetune: Finetune, name: str, base: Checkpoint, rows: slice | None = None) -> Tensor | None:
+    """``W_t - W_0`` of one parameter, or of some of its rows, dense, float32, in its own layout; None where
+    it is zero."""
+    dense = finetune.dense(name, base, rows)
     factors = finetune.low_rank(name)
     if factors is None:
         return dense
-    low_rank = base.table[name].to_map(factors.dense())
+    parameter = base.table[name]
+    if rows is not None:
+        # A row of the parameter is an output of the map, or an input where the layout is transposed.
+        linear = parameter.kind is Kind.LINEAR
+        a, b = (factors.A, factors.B[rows]) if linear else (factors.A[:, rows], factors.B)
+        factors = LowRank(a, b, factors.scale)
+    low_rank = parameter.to_map(factors.dense())
     return low_rank if dense is None else dense + low_rank
 
 

@@ -47,7 +47,7 @@ def quantise(vectors: Tensor, bits: int) -> Codes:
     """
     if bits not in BITS:
         raise ValueError(f"{bits} bits are not supported; give one of {BITS}")
-    rows = vectors.to(torch.float32)
+    rows = vectors.to(torch.float32).contiguous()
     levels = _levels(bits, rows.device)
     cuts = (levels[1:] + levels[:-1]) / 2
     if bits == 8:
