@@ -14,6 +14,7 @@ from compress.checkpoints import Checkpoint
 from compress.errors import InputError
 from compress.exclusive import write_experts
 from compress.inputs import Inputs, open_inputs
+from compress.kinshipreport import kinship_report
 from compress.merge import copy_weights
 from compress.merger import Calibration, make_merger
 from compress.modelfolder import model_writer
@@ -109,6 +110,7 @@ def build(
         versions=library_versions(),
         retired=retired,
     )
+    report["kinship"] = kinship_report(folder, manifest, inputs.base, inputs.finetunes, progress)
     seal(folder, manifest)
     return manifest, report
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, select_autoescape
+from jinja2 import Environment, PackageLoader, select_autoescape
 
 from compress.bundle import Manifest
+from compress.kinshippage import view
 
 
 def write_report(folder: Path, manifest: Manifest, report: dict[str, Any]) -> None:
@@ -19,13 +19,14 @@ def write_report(folder: Path, manifest: Manifest, report: dict[str, Any]) -> No
         # The folder may hold hard links into another bundle: replace, never write into.
         (folder / name).unlink(missing_ok=True)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    environment = Environment(autoescape=select_autoescape(default=True, default_for_string=True))
-    template = environment.from_string(
-        files("compress").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=PackageLoader("compress"), autoescape=select_autoescape(default=True, default_for_string=True)
     )
+    template = environment.get_template("report.html.j2")
     page = template.render(
         manifest=manifest,
         report=report,
+        kinship=view(report["kinship"]) if "kinship" in report else None,
         base_bytes=2 * manifest.base.parameters,
         worst={task: _worst(facts["matrices"]) for task, facts in report["experts"].items()},
     )
