@@ -17,11 +17,13 @@ def page(
     tasks: Sequence[str],
     end: Mapping[str, Any] | None = None,
     seconds: float | None = None,
+    loss: Mapping[str, Any] | None = None,
 ) -> str:
     """HTML of a router's ``report`` (``router.train`` or ``router.dataless``), one file, no scripts.
 
-    end, seconds: from ``twinserve eval``: the effect on answers, arm -> task -> exact match, 0 to 1, and
-    what 1,000 routings take.
+    end, seconds, loss: from ``twinserve eval``: the effect on answers, arm -> task -> exact match, 0 to 1;
+    what 1,000 routings take; and what the merged model loses without routing, by task predicted and
+    measured (``compress.predictedloss.beside_measured``).
     """
     environment = Environment(autoescape=select_autoescape(default=True, default_for_string=True))
     template = environment.from_string(
@@ -32,6 +34,7 @@ def page(
         tasks=list(tasks),
         end=end,
         seconds=seconds,
+        loss=loss if loss and loss["tasks"] else None,
         side=SIDE,
         margin=MARGIN,
         reliability=[

@@ -62,16 +62,19 @@ def evaluate(
         with bars() as shown:
             result = compare(bundle, prompts, settings, shown.stage, references=references, dev=tuning)
         print_comparison(bundle, result)
-        results[bundle.name] = figures(result)
+        results[bundle.name] = figures(result) | {"loss": _loss(bundle, result)}
     if report is not None:
-        write_page(report, bundles[0], results[bundles[0].name]["exact_match"], prompts)
+        write_page(report, bundles[0], results[bundles[0].name], prompts)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def write_page(file: Path, path: Path, end: dict[str, Any], data: dict[str, list[Item]]) -> None:
-    """The page about a bundle's router, with the exact match of every arm and what routing costs here."""
+def write_page(file: Path, path: Path, found: dict[str, Any], data: dict[str, list[Item]]) -> None:
+    """The page about a bundle's router, with the exact match of every arm and what routing costs here.
+
+    found: the bundle's ``figures`` with its ``loss``.
+    """
     from compress.bundle import Bundle
     from compress.compose import factor_weights, load_composed
     from compress.loading import load_tokenizer
@@ -86,8 +89,24 @@ def write_page(file: Path, path: Path, end: dict[str, Any], data: dict[str, list
     asked = [user_turns(item.messages) for items in data.values() for item in items]
     seconds = per_thousand(router, model, load_tokenizer(bundle.base), asked)
     file.parent.mkdir(parents=True, exist_ok=True)
-    arms = {arm: end[arm] for arm in ARMS}
-    file.write_text(page(router.report, router.tasks, arms, seconds), encoding="utf-8")
+    arms = {arm: found["exact_match"][arm] for arm in ARMS}
+    html = page(router.report, router.tasks, arms, seconds, found["loss"])
+    file.write_text(html, encoding="utf-8")
+
+
+def _loss(bundle: Path, result: Comparison) -> dict[str, Any] | None:
+    """What the static model loses by task, predicted by weights and measured; None where the bundle's report
+    has no prediction."""
+    from compress.predictedloss import beside_measured
+    from serve.commands.build import report_of
+
+    section = report_of(bundle).get("kinship") if (bundle / "report.json").is_file() else None
+    if section is None:
+        return None
+    static, own = (
+        {task: result.scores[arm].mean(task) for task in result.tasks} for arm in ("static", "own")
+    )
+    return beside_measured(section, static, own, result.static_scaling)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -34,6 +34,7 @@ def add(
     from compress.bundle import edit, read_manifest, seal
     from compress.errors import InputError
     from compress.grow import add_expert, remerged
+    from compress.kinshipreport import kinship_of_experts
     from compress.report import write_report
     from router import load_router, read_prompts
     from serve.commands.build import report_of
@@ -54,6 +55,8 @@ def add(
         grown, report["experts"][task] = add_expert(folder, manifest, task, checkpoint, shown.report)
         if remerge:
             grown = remerged(folder, grown)
+        if kinship := kinship_of_experts(folder, grown, shown.report):
+            report["kinship"] = kinship
         seal(folder, grown)
         if has_router:
             report["router"] = _routed(folder, grown, task, labelled, shown, anew=remerge)
@@ -81,6 +84,7 @@ def remove(
     """
     from compress.bundle import edit, read_manifest, seal
     from compress.grow import remove_expert
+    from compress.kinshipreport import kinship_of_experts
     from compress.report import write_report
     from router import load_router, save_router, without
     from serve.commands.build import opened, report_of, train_in
@@ -90,6 +94,8 @@ def remove(
         report = report_of(folder)
         if task not in manifest.experts:
             report["experts"].pop(task, None)
+            if kinship := kinship_of_experts(folder, manifest, shown.report):
+                report["kinship"] = kinship
         seal(folder, manifest)
         if (folder / "router").is_dir():
             router = load_router(folder / "router", manifest.fingerprint)

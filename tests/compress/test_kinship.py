@@ -338,7 +338,7 @@ def test_the_page_has_the_numbers_and_escapes_task_names(mixed, tmp_path):
     assert "<script" not in html and not re.search(r"(src|@import|url)\s*[=(]", html)
     for row in kinship["cosine"]:
         for value in row:
-            assert f">{value:.3f}</td>".replace("-", "−") in html
+            assert f">{value:z.3f}</td>".replace("-", "−") in html
     assert (
         f">{100 * kinship['conflict'][0][2]:.1f}<small>{100 * kinship['conflict_by_count'][0][2]:.1f}<"
         in html

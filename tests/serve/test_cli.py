@@ -63,6 +63,30 @@ def test_inspect_verifies(workshop, built):
     assert "files verified" in run(workshop, "inspect", "bundle").stdout
 
 
+def test_inspect_shows_how_kindred_the_fine_tunes_are(workshop, built):
+    shown = run(workshop, "inspect", "bundle").stdout
+    kinship = json.loads((workshop / "bundle" / "report.json").read_text())["kinship"]
+    for number, (task, row) in enumerate(zip(kinship["tasks"], kinship["cosine"], strict=True), start=1):
+        (line,) = [line for line in shown.splitlines() if f"│ {number} {task}" in line]
+        assert line.replace("│", "").split() == [str(number), task, *(f"{value:z.2f}" for value in row)]
+    worst = kinship["interference"][0]
+    assert f"conflict most: {' and '.join(worst['tasks'])}, {100 * worst['conflict']:.1f} %" in shown
+
+
+def test_a_merge_beside_its_experts_is_called_that(workshop, tmp_path):
+    write_recipe(
+        tmp_path / "recipe.yaml",
+        base=str(workshop / "base"),
+        experts=[{"task": task, "checkpoint": str(workshop / task)} for task in WORDS],
+        shared={"method": "ties"},
+    )
+    run(tmp_path, "compress", "recipe.yaml", "-o", "ties")
+    rows = [line for line in run(tmp_path, "inspect", "ties").stdout.splitlines() if "shared" in line]
+    assert "the merge itself" in rows[0]
+    assert "the merge itself" in (tmp_path / "ties" / "report.html").read_text()
+    assert json.loads((tmp_path / "ties" / "report.json").read_text())["kinship"]["tasks"] == list(WORDS)
+
+
 def test_generate_and_route(workshop, built):
     done = run(workshop, "generate", "bundle", "3 + 4 =", "--max-tokens", 5)
     assert "by router" in done.stderr and done.stdout.strip()

@@ -109,6 +109,7 @@ def test_add_fits_an_expert_and_its_routes_into_a_bundle(workshop, copy):
     assert found == [task for task in WORDS for _ in range(6)]
     report = json.loads((path / "report.json").read_text())
     assert list(report["experts"]) == [*OLD, NEW] and NEW in (path / "report.html").read_text()
+    assert report["kinship"]["tasks"] == [*OLD, NEW]
     (row,) = report["router"]["added"]
     assert row["task"] == NEW and row["prompts"] == {"train": 26, "test": 4}
     assert load_router(path / "router", manifest.fingerprint, manifest.tasks).report == report["router"]
@@ -145,6 +146,7 @@ def test_an_expert_that_came_and_goes_leaves_everything_as_it_was(workshop, copy
     assert after.tasks == OLD and after.fingerprint == before.fingerprint
     report = json.loads((path / "report.json").read_text())
     assert list(report["experts"]) == OLD and report["router"]["removed"] == [NEW]
+    assert report["kinship"]["tasks"] == OLD
     for old, new in zip(routed, routes(path), strict=True):
         assert new.probabilities == pytest.approx(old.probabilities, rel=1e-6)
         assert (new.known, new.mixture) == (old.known, old.mixture)
@@ -166,6 +168,7 @@ def test_a_dataless_router_grows_without_prompts(workshop, copy):
 def test_remerge_moves_the_shared_base_and_trains_the_router_anew(workshop, copy):
     path = copy("bundle")
     before, fingerprint = answers(path, OLD), read_manifest(path).fingerprint
+    kinship = json.loads((path / "report.json").read_text())["kinship"]
     run(workshop, "add", path, f"{NEW}={NEW}", "--prompts", "prompts", "--remerge")
     bundle = Bundle.open(path)
     assert bundle.scalings == dict.fromkeys([*OLD, NEW], 0.3)
@@ -175,6 +178,9 @@ def test_remerge_moves_the_shared_base_and_trains_the_router_anew(workshop, copy
     assert router.report["counts"]["train"] == dict.fromkeys([*OLD, NEW], 26)
     after = answers(path, OLD)
     assert after[0] != before[0] and after[1:3] == before[1:3], "experts alone are what they were"
+    anew = json.loads((path / "report.json").read_text())["kinship"]
+    assert anew["cosine"][0][1] == pytest.approx(kinship["cosine"][0][1], abs=0.02)
+    assert all(anew["loss"][task]["static"] > kinship["loss"][task]["static"] for task in OLD)
 
 
 def test_without_a_router_an_expert_is_asked_for_by_name(workshop, copy):

@@ -44,12 +44,22 @@ def no_measuring(monkeypatch):
 def test_eval_writes_the_page_with_every_arm(workshop):
     run(workshop, "eval", "bundle", "--data", "data", "--report", "out/page.html", "--json", "out/f.json")
     html = (workshop / "out" / "page.html").read_text(encoding="utf-8")
-    match = json.loads((workshop / "out" / "f.json").read_text())["bundle"]["exact_match"]
+    found = json.loads((workshop / "out" / "f.json").read_text())["bundle"]
+    match, loss = found["exact_match"], found["loss"]["tasks"]
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", html, re.S)]
     assert cells[0] == ["exact match, %", "base", "static", "random", "dynamic", "oracle", "own"]
-    assert cells[1:] == [
+    assert cells[1:4] == [
         [task, *(f"{100 * match[arm][task]:.1f}" for arm in cells[0][1:])] for task in (*WORDS, "average")
     ]
+    assert cells[4] == ["static instead of own", "predicted by weights", "measured, points"]
+    assert cells[5:] == [
+        [task, f"{row['predicted']:.3f}", f"{100 * row['measured']:.1f}"] for task, row in loss.items()
+    ]
+    kinship = json.loads((workshop / "bundle" / "report.json").read_text())["kinship"]
+    for task in WORDS:
+        assert loss[task]["predicted"] == kinship["loss"][task]["static"] > 0
+        assert loss[task]["measured"] == match["own"][task] - match["static"][task]
+    assert found["loss"]["spearman"] is None and "Too few tasks" in html
     assert re.search(r"Routing 1,000 of these prompts took \d+\.\d s", html)
     assert "no prompts were given" in html and "<script" not in html
 
