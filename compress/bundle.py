@@ -57,6 +57,12 @@ class SharedFacts(BaseModel):
     weights: dict[str, FiniteFloat]
     parameters: dict[str, Any] = {}
 
+    def __str__(self) -> str:
+        """The method, and lambda_t where the merge is a sum of the experts."""
+        if SHARED in self.weights or not any(self.weights.values()):
+            return self.method
+        return f"{self.method}: " + ", ".join(f"{task} {w:g}" for task, w in self.weights.items())
+
 
 class Manifest(BaseModel):
     """bundle.json. ``reference`` says what base/ is: the shared base, or the pretrained one. ``retired``

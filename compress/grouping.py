@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-# Below it two fine-tunes count as unrelated. Task vectors of different tasks are close to orthogonal
-# (Ilharco et al. 2023, arXiv:2212.04089); of this repository's adapters, those of one kind of task have
-# cosines of 0.06 to 0.11, all others 0.01 to 0.06.
-UNRELATED = 0.05
+# Below it two fine-tunes count as unrelated, and begin no group: task vectors of different tasks are close to
+# orthogonal (Ilharco et al. 2023, arXiv:2212.04089). This repository's fine-tunes of unrelated tasks have
+# cosines up to 0.06 as adapters and 0.07 to 0.09 with all weights trained; the most kindred have 0.11.
+UNRELATED = 0.1
 # A group grows while the next is at least this share as kindred to it as its first pair was: the measure is
-# the group's own, because cosines of adapters are far smaller than those of full fine-tunes.
+# the group's own, because cosines of adapters are far smaller than those of full fine-tunes of alike data.
 SHARE = 0.5
 
 
@@ -49,7 +49,7 @@ def groups(cosine: np.ndarray) -> list[list[int]]:
         left -= {first, second}
         while left:
             best, mean = _next(cosine, group, left)
-            if mean < max(UNRELATED, SHARE * kinship):
+            if mean < SHARE * kinship:
                 break
             group.append(best)
             left.remove(best)

@@ -13,7 +13,7 @@ WORST = 5
 # Red and blue can be told apart by nearly everyone; numbers stay readable on the strongest.
 BELOW, ABOVE, STRONGEST = "192, 80, 60", "43, 98, 168", 0.6
 # Of bars, in pixels.
-ROW, LEFT, WIDTH, WIDEST = 38, 130, 700, 74
+ROW, LETTER, WIDTH, WIDEST = 38, 8, 700, 74
 # Bars narrower than this have no room for their own number.
 ROOM = 40
 
@@ -31,6 +31,7 @@ def view(section: Mapping[str, Any]) -> dict[str, Any]:
         "worst": [
             pair | {part: _lowest(section, part, index, *pair["tasks"]) for part in shares}
             for pair in section["interference"][:WORST]
+            if pair["conflict"] or pair["cosine"]
         ],
         "unrelated": UNRELATED,
         "share": SHARE,
@@ -81,23 +82,28 @@ def _lowest(
 
 def _bars(shares: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """One row of bars a task, on one scale, of what any of them changes: task -> part -> share."""
-    labels = [part for part in next(iter(shares.values())) if any(row[part] for row in shares.values())]
+    # What is outside the layers would dwarf each of them; by kind it has bars of its own.
+    labels = [
+        part
+        for part in next(iter(shares.values()))
+        if part != OUTSIDE and any(row[part] for row in shares.values())
+    ]
     if not labels:
         return {}
+    left = LETTER * (max(map(len, shares)) + 2)
     step = min(WIDEST, WIDTH / len(labels))
-    top = max(share for row in shares.values() for share in row.values())
+    top = max(row[part] for row in shares.values() for part in labels)
     every = max(1, round(24 / step))
     return {
-        "width": round(LEFT + step * len(labels) + 70),
+        "left": left,
+        "right": round(left + step * len(labels)),
         "height": ROW * len(shares) + (64 if step >= ROOM else 24),
         "base": ROW * len(shares),
         "top": top,
         "bar": round(step * 0.8, 1),
         "numbers": step >= ROOM,
         "labels": [
-            (round(LEFT + step * (i + 0.4), 1), label)
-            for i, label in enumerate(labels)
-            if i % every == 0 or label == OUTSIDE
+            (round(left + step * (i + 0.4), 1), label) for i, label in enumerate(labels) if i % every == 0
         ],
         "rows": [
             {
@@ -107,7 +113,7 @@ def _bars(shares: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
                     {
                         "label": label,
                         "share": row[label],
-                        "x": round(LEFT + step * i, 1),
+                        "x": round(left + step * i, 1),
                         "height": round((ROW - 14) * row[label] / top, 1),
                     }
                     for i, label in enumerate(labels)

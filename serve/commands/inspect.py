@@ -46,10 +46,9 @@ def print_bundle(path: Path) -> None:
     console.print(table)
     if (path / "report.json").is_file() and (kinship := report_of(path).get("kinship")):
         _print_kinship(console, kinship)
-    weights = ", ".join(f"{task} {weight:g}" for task, weight in manifest.shared.weights.items())
     console.print(f"base    {manifest.base.source}, {manifest.base.parameters:,} parameters")
     console.print(f"sha256  {manifest.base.sha256}", soft_wrap=True)
-    console.print(f"shared  {manifest.shared.method}: {weights}")
+    console.print(f"shared  {manifest.shared}")
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     console.print(f"made by {versions}")
 

@@ -283,7 +283,7 @@ def families(within: float, across: float) -> np.ndarray:
     return cosine
 
 
-@pytest.mark.parametrize(("within", "across"), [(0.6, 0.02), (0.6, -0.4), (0.09, 0.02), (0.9, 0.3)])
+@pytest.mark.parametrize(("within", "across"), [(0.6, 0.02), (0.6, -0.4), (0.11, 0.04), (0.9, 0.3)])
 def test_two_families_are_found(within, across):
     assert groups(families(within, across)) == [[0, 2, 4], [1, 3], [5]]
     order = merge_order(families(within, across))

@@ -82,7 +82,7 @@ def test_a_merge_beside_its_experts_is_called_that(workshop, tmp_path):
     )
     run(tmp_path, "compress", "recipe.yaml", "-o", "ties")
     rows = [line for line in run(tmp_path, "inspect", "ties").stdout.splitlines() if "shared" in line]
-    assert "the merge itself" in rows[0]
+    assert "the merge itself" in rows[0] and rows[-1].rstrip() == "shared  ties"
     assert "the merge itself" in (tmp_path / "ties" / "report.html").read_text()
     assert json.loads((tmp_path / "ties" / "report.json").read_text())["kinship"]["tasks"] == list(WORDS)
 
