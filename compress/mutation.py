@@ -90,9 +90,9 @@ def chooser(seed: int, generation: int, individual: int) -> random.Random:
 class Crossover:
     """Which elements of one parameter an offspring has of its mutant: each with probability ``rate``.
 
-    A function of (seed, generation, individual, parameter) and an element's position alone. ``take`` is called
-    for consecutive stretches. Other than in differential evolution no element is forced to cross, as in the
-    published code.
+    A function of (seed, generation, individual, parameter) and an element's position alone. ``take`` is
+    called for consecutive stretches. Other than in differential evolution no element is forced to cross, as
+    in the published code.
     """
 
     def __init__(self, seed: int, generation: int, individual: int, name: str, rate: float) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from compress.checkpoints import Checkpoint
 from compress.finetunes import Finetune, finetuned_weight
@@ -40,37 +39,30 @@ class Population:
     """One individual for every fine-tune of ``base``, below ``folder``.
 
     An individual is known by the fine-tune's number and by its birth: 0 is the fine-tune itself, else the
-    generation that made it. ``births`` are those that live. The folder takes four bytes a parameter for each
-    of them, and for one offspring.
+    generation that made it. ``living``, with their ``births``, are there after ``prepare``. The folder takes
+    four bytes a parameter for each of them, and for one offspring.
     """
 
     def __init__(self, base: Checkpoint, finetunes: Mapping[str, Finetune], folder: Path) -> None:
         self.base, self.finetunes, self.folder = base, finetunes, folder
         self.names = list(finetunes)
-        self.births = [0] * len(self.names)
+        self.living: list[Checkpoint] = []
+        self.births: list[int] = []
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def place(self, individual: int, birth: int) -> Path:
-        """Where an individual is, or will be."""
-        return self.folder / f"{individual:03d}-{birth:04d}"
-
-    @property
-    def folders(self) -> list[Path]:
-        """Of the living."""
-        return [self.place(i, birth) for i, birth in enumerate(self.births)]
-
     def prepare(self, births: Sequence[int], progress: Progress) -> None:
         """Let those of ``births`` live, remove all others, and write fine-tunes that are not there yet."""
         self.births = list(births)
-        living = {path.name for path in self.folders}
+        places = [self._place(i, birth) for i, birth in enumerate(births)]
         for path in self.folder.glob("*"):
-            if path.name not in living:
+            if path not in places:
                 shutil.rmtree(path)
-        for i, (task, finetune) in enumerate(self.finetunes.items()):
-            if self.births[i] == 0:
-                materialise(finetune, self.base, self.place(i, 0), f"reading {task}", progress)
+        for place, birth, (task, finetune) in zip(places, births, self.finetunes.items(), strict=True):
+            if birth == 0:
+                materialise(finetune, self.base, place, f"reading {task}", progress)
+        self.living = [Checkpoint.open(place, self.base) for place in places]
 
     def breed(
         self,
@@ -82,13 +74,13 @@ class Population:
         factor: float,
         rate: float,
         seed: int,
-    ) -> Path:
-        """Write the offspring of an individual, beside it; returns its folder.
+    ) -> Checkpoint:
+        """Write the offspring of an individual, beside it.
 
         A function of the living and the arguments alone: neither threads nor the order of tensors matter.
         """
-        x, *others = (self._open(i) for i in (individual, *references))
-        folder = self.place(individual, birth)
+        x, *others = (self.living[i] for i in (individual, *references))
+        folder = self._place(individual, birth)
         writer = model_writer(self.base, folder, torch.float32)
 
         def one(name: str) -> None:
@@ -100,28 +92,16 @@ class Population:
             writer.finish(name)
 
         write_all(one, self.base.table, writer, "offspring", silent)
-        return folder
+        return Checkpoint.open(folder, self.base)
 
-    def replace(self, individual: int, birth: int) -> None:
+    def replace(self, individual: int, birth: int, offspring: Checkpoint) -> None:
         """An offspring takes its parent's place."""
-        shutil.rmtree(self.place(individual, self.births[individual]))
-        self.births[individual] = birth
+        shutil.rmtree(self.living[individual].folder)
+        self.living[individual], self.births[individual] = offspring, birth
 
-    def discard(self, individual: int, birth: int) -> None:
+    def discard(self, offspring: Checkpoint) -> None:
         """An offspring is forgotten."""
-        shutil.rmtree(self.place(individual, birth))
+        shutil.rmtree(offspring.folder)
 
-    def opened(self, folders: Sequence[Path]) -> dict[str, Finetune]:
-        """Individuals' folders as fine-tunes, by task."""
-        return {
-            task: Checkpoint.open(folder, self.base) for task, folder in zip(self.names, folders, strict=True)
-        }
-
-    def weights(self, individual: int) -> Iterator[tuple[str, Tensor]]:
-        """A living individual's parameters in float32, one after the other."""
-        opened = self._open(individual)
-        for name in self.base.table:
-            yield name, opened.weight(name)
-
-    def _open(self, individual: int) -> Checkpoint:
-        return Checkpoint.open(self.folders[individual], self.base)
+    def _place(self, individual: int, birth: int) -> Path:
+        return self.folder / f"{individual:03d}-{birth:04d}"

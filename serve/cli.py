@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from compress.errors import InputError
-from serve.commands import align, ask, build, evaluate, grow, inspect, merge, run
+from serve.commands import align, ask, build, evaluate, evolve, grow, inspect, merge, run
 
 app = typer.Typer(
     name="twinserve",
@@ -25,6 +25,7 @@ for command in (
     merge.merge,
     merge.methods,
     merge.gram,
+    evolve.evolve,
     build.train_router,
     grow.add,
     grow.remove,
