@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from compress.errors import InputError
 from compress.lowrank import LowRank
 from compress.parameters import Parameter, empty_model, parameter_table, read_config
-from compress.tensorfiles import TensorFiles, hash_tensors, open_tensors
+from compress.tensorfiles import TensorFiles, hash_parts, open_tensors, stretches
 
 # Settings that change what the same weights compute.
 MEANING = (
@@ -94,7 +94,11 @@ class Checkpoint:
     def sha256(self) -> str:
         """Hash of all weights: names, dtypes, shapes and bytes, however they are sharded; read once."""
         if self._sha256 is None:
-            self._sha256 = hash_tensors((name, self.read(name)) for name in sorted(self.table))
+            self._sha256 = hash_parts(
+                (name, shape, (self.read(name, rows) for _, rows in stretches(shape)))
+                for name in sorted(self.table)
+                for shape in [self.table[name].shape]
+            )
         return self._sha256
 
     def _check_tied_heads(self) -> None:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from compress.checkpoints import Checkpoint
 from compress.finetunes import Finetune, task_vector
-from compress.merge import stretches
 from compress.parallel import each
 from compress.parameters import Kind, Parameter
 from compress.progress import Progress
+from compress.tensorfiles import stretches
 
 # Elements of every vector that are multiplied at once: in float64 they stay in the processor's caches, and
 # counts of them are exact in float32.

@@ -18,10 +18,7 @@ from compress.parallel import WORKERS, each
 from compress.parameters import Parameter
 from compress.progress import Progress
 from compress.shards import ShardWriter
-
-# Elements of a parameter that are merged at once: a few megabytes an input stay in the processor's caches,
-# and memory does not grow with the parameter.
-STRETCH = 1 << 20
+from compress.tensorfiles import stretches
 
 
 class MergeSource:
@@ -56,11 +53,10 @@ class MergeSource:
             vectors = {task: self._vector(task, name, base, rows) for task in self.finetunes}
             yield Group(self.table[name], base, vectors, start)
 
-    def vectors(self, task: str) -> Iterator[tuple[str, int, Tensor]]:
-        """All of one task vector: (parameter, position of the first element, stretch), in order."""
-        for name in self.table:
-            for start, rows in self._stretches(name):
-                yield name, start, self._vector(task, name, self.base.weight(name, rows), rows)
+    def vector(self, task: str, name: str) -> Iterator[tuple[int, Tensor]]:
+        """One parameter of one task vector: (position of the first element, stretch), in order."""
+        for start, rows in self._stretches(name):
+            yield start, self._vector(task, name, self.base.weight(name, rows), rows)
 
     def rank_bound(self, name: str) -> int | None:
         """The sum of the ranks of one parameter's task vectors; None where one has no factors."""
@@ -99,17 +95,6 @@ class MergeSource:
         if whole or not self._in_stretches:
             return iter([(0, None)])
         return stretches(self.table[name].shape)
-
-
-def stretches(shape: tuple[int, ...]) -> Iterator[tuple[int, slice | None]]:
-    """A parameter in consecutive pieces: position of the first element, and rows; None are all rows."""
-    width = torch.Size(shape[1:]).numel()
-    step = max(1, STRETCH // width)
-    if step >= shape[0]:
-        yield 0, None
-        return
-    for first in range(0, shape[0], step):
-        yield first * width, slice(first, min(first + step, shape[0]))
 
 
 class Merger:

@@ -10,10 +10,11 @@ import torch
 
 from compress.checkpoints import Checkpoint
 from compress.finetunes import Finetune, finetuned_weight
-from compress.merge import copy_weights, stretches, write_all
+from compress.merge import copy_weights, write_all
 from compress.modelfolder import model_writer
 from compress.mutation import Crossover, Strategy
 from compress.progress import Progress
+from compress.tensorfiles import stretches
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from compress.errors import InputError
 
+# Elements of a parameter that are worked on at once: a few megabytes an input stay in the processor's caches,
+# and memory does not grow with the parameter.
+STRETCH = 1 << 20
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -107,12 +110,30 @@ def is_finite(tensor: Tensor) -> bool:
     return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
+def stretches(shape: tuple[int, ...]) -> Iterator[tuple[int, slice | None]]:
+    """A tensor in consecutive pieces: position of the first element, and rows; None are all rows."""
+    width = torch.Size(shape[1:]).numel()
+    step = max(1, STRETCH // width)
+    if step >= shape[0]:
+        yield 0, None
+        return
+    for first in range(0, shape[0], step):
+        yield first * width, slice(first, min(first + step, shape[0]))
+
+
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]], preface: str = "") -> str:
     """sha256 over names, dtypes, shapes and bytes, in the order given and after ``preface``."""
+    return hash_parts(((name, tuple(tensor.shape), [tensor]) for name, tensor in tensors), preface)
+
+
+def hash_parts(tensors: Iterable[tuple[str, tuple[int, ...], Iterable[Tensor]]], preface: str = "") -> str:
+    """``hash_tensors`` of tensors that come in consecutive pieces: (name, shape of the whole, pieces)."""
     digest = hashlib.sha256(preface.encode())
-    for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    for name, shape, parts in tensors:
+        for number, part in enumerate(parts):
+            if number == 0:
+                digest.update(f"{name} {part.dtype} {shape}\n".encode())
+            digest.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

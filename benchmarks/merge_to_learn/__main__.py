@@ -47,7 +47,7 @@ ANSWER_TOKENS = 32
 
 def main(
     runs: Annotated[Path, typer.Argument(metavar="RUNS", help="Where train.sh has put the fine-tunes.")],
-    limit: Annotated[int, typer.Option(help="Prompts of a general task.")] = 60,
+    limit: Annotated[int, typer.Option(help="Prompts of a general task.")] = 40,
     threads: Annotated[int | None, typer.Option(help="Of torch.")] = None,
     result: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULT,
     plot: Annotated[Path, typer.Option(help="Where the plot goes.")] = PLOT,

@@ -51,9 +51,8 @@ class Source(Protocol):
         """One parameter of all inputs, in consecutive stretches."""
         ...
 
-    def vectors(self, task: str) -> Iterator[tuple[str, int, Tensor]]:
-        """All of one task vector, in the table's order: (parameter, position of the first element,
-        stretch)."""
+    def vector(self, task: str, name: str) -> Iterator[tuple[int, Tensor]]:
+        """One parameter of one task vector: (position of the first element, stretch), in order."""
         ...
 
     def sha256(self, task: str) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 HALF = 16
 SAMPLE = 1 << 16
+Stretches = Callable[[], Iterable[tuple[int, Tensor]]]
 
 
 def kth_magnitude(stretches: Callable[[], Iterable[Tensor]], k: int) -> float:
@@ -33,33 +34,35 @@ def kth_magnitude(stretches: Callable[[], Iterable[Tensor]], k: int) -> float:
     return float(found.view(np.float32)[0])
 
 
-def nth_largest(magnitudes: np.ndarray, n: int) -> tuple[float, int]:
-    """The n-th largest (from 1) of ``magnitudes`` [size], and the position of the last of those equal to it
-    that a stable sort would put among the first n.
+def nth_largest(stretches: Stretches, size: int, n: int) -> tuple[float, int]:
+    """The n-th largest (from 1) absolute value of ``size`` float32 numbers, and the position of the last of
+    those equal to it that a stable sort would put among the first n.
 
-    A sample brackets the value; one pass then counts what is above the bracket and takes out what is in it.
-    Where the bracket misses, all is taken. Raises ValueError where there are fewer than n numbers.
+    stretches: gives (position of the first element, stretch) in order, and is passed two times. A sample of
+    the first pass brackets the value; the second counts what is above the bracket and takes out what is in
+    it. Where the bracket misses, the value is looked for by its bits. Raises ValueError where there are fewer
+    than n numbers.
     """
-    if not 1 <= n <= magnitudes.size:
-        raise ValueError(f"there is no {n}-th of {magnitudes.size} numbers")
-    low, high = _bracket(magnitudes, n)
-    above = int(np.count_nonzero(magnitudes > high))
-    inside = (magnitudes >= low) & (magnitudes <= high)
-    if not above < n <= above + int(np.count_nonzero(inside)):
-        above, inside = 0, np.ones_like(inside)
-    candidates = magnitudes[inside]
-    place = candidates.size - (n - above)
-    value = np.partition(candidates, place)[place]
-    above += int(np.count_nonzero(candidates > value))
-    equal = np.flatnonzero(magnitudes == value)
+    if not 1 <= n <= size:
+        raise ValueError(f"there is no {n}-th of {size} numbers")
+    low, high = _bracket(stretches, size, n)
+    above, values, places = _inside(stretches, low, high)
+    if not above < n <= above + values.size:
+        low = high = kth_magnitude(lambda: (part for _, part in stretches()), size - n + 1)
+        above, values, places = _inside(stretches, low, high)
+    place = values.size - (n - above)
+    value = np.partition(values, place)[place]
+    above += int(np.count_nonzero(values > value))
+    equal = places[values == value]
     return float(value), int(equal[n - above - 1])
 
 
-def _bracket(magnitudes: np.ndarray, n: int) -> tuple[float, float]:
+def _bracket(stretches: Stretches, size: int, n: int) -> tuple[float, float]:
     """Two values that the n-th largest most likely lies between."""
-    step = max(1, magnitudes.size // SAMPLE)
-    sample = np.sort(magnitudes[::step])
-    place = sample.size * (1 - n / magnitudes.size)
+    step = max(1, size // SAMPLE)
+    picked = [_magnitudes(part)[-start % step :: step] for start, part in stretches()]
+    sample = np.sort(np.concatenate(picked))
+    place = sample.size * (1 - n / size)
     # Four standard deviations of a sampled quantile.
     margin = 4 * np.sqrt(sample.size) / 2 + 1
     low = sample[max(0, int(place - margin))]
@@ -67,6 +70,23 @@ def _bracket(magnitudes: np.ndarray, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _bits(stretch: Tensor) -> np.ndarray:
-    magnitudes: np.ndarray = stretch.abs().reshape(-1).numpy().view(np.int32)
+def _inside(stretches: Stretches, low: float, high: float) -> tuple[int, np.ndarray, np.ndarray]:
+    """How many magnitudes are above ``high``; those from ``low`` to ``high``, and their positions."""
+    above, values, places = 0, [], []
+    for start, part in stretches():
+        magnitudes = _magnitudes(part)
+        above += int(np.count_nonzero(magnitudes > high))
+        found = np.flatnonzero((magnitudes >= low) & (magnitudes <= high))
+        values.append(magnitudes[found])
+        places.append(start + found)
+    return above, np.concatenate(values), np.concatenate(places)
+
+
+def _magnitudes(part: Tensor) -> np.ndarray:
+    magnitudes: np.ndarray = part.abs().reshape(-1).numpy()
     return magnitudes
+
+
+def _bits(stretch: Tensor) -> np.ndarray:
+    bits: np.ndarray = _magnitudes(stretch).view(np.int32)
+    return bits

@@ -7,10 +7,9 @@ weighed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import groupby
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -80,7 +79,7 @@ class Survey:
             k = size - int(size * densities[task])
             if k < 1:
                 return EVERYTHING
-            return Trim(kth_magnitude(lambda: (part for *_, part in source.vectors(task)), k), size)
+            return Trim(kth_magnitude(lambda: _parts(source, task), k), size)
 
         self.trims = dict(zip(source.tasks, each(trim, source.tasks), strict=True))
 
@@ -93,6 +92,10 @@ class Survey:
 
     def trimmed(self, group: Group) -> list[Tensor]:
         return [self.trims[task](vector, group.start) for task, vector in group.vectors.items()]
+
+
+def _parts(source: Source, task: str) -> Iterator[Tensor]:
+    return (part for name in source.table for _, part in source.vector(task, name))
 
 
 def elected(trimmed: list[Tensor]) -> Tensor:
@@ -144,20 +147,16 @@ def trim_tensors(source: Source, parameters: TiesPerTensorParameters) -> dict[st
     densities = per_task("density", parameters.density, source.tasks)
 
     def trims(task: str) -> dict[str, Trim]:
-        tensors = groupby(source.vectors(task), key=lambda part: part[0])
-        return {
-            name: _trim(torch.cat([part.reshape(-1) for *_, part in parts]), densities[task])
-            for name, parts in tensors
-        }
+        if densities[task] >= 1:
+            return dict.fromkeys(source.table, EVERYTHING)
+        found = {}
+        for name, parameter in source.table.items():
+            size = torch.Size(parameter.shape).numel()
+            count = max(1, int(densities[task] * size))
+            found[name] = Trim(*nth_largest(partial(source.vector, task, name), size, count))
+        return found
 
     return dict(zip(source.tasks, each(trims, source.tasks), strict=True))
-
-
-def _trim(vector: Tensor, density: float) -> Trim:
-    if density >= 1:
-        return EVERYTHING
-    count = max(1, int(density * vector.numel()))
-    return Trim(*nth_largest(vector.abs_().numpy(), count))
 
 
 def ties_per_tensor(

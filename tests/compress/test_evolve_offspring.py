@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import compress.merge
+import compress.tensorfiles
 from compress.checkpoints import Checkpoint
 from compress.finetunes import open_finetune
 from compress.mutation import STRATEGIES, Draw
@@ -61,7 +62,7 @@ def test_an_offspring_is_the_formula_where_it_crossed_and_its_parent_elsewhere(m
 def test_stretches_and_threads_do_not_change_an_offspring(models, tmp_path, monkeypatch):
     made = []
     for stretch, workers in ((1 << 20, 4), (100, 1)):
-        monkeypatch.setattr(compress.merge, "STRETCH", stretch)
+        monkeypatch.setattr(compress.tensorfiles, "STRETCH", stretch)
         monkeypatch.setattr(compress.merge, "WORKERS", workers)
         people = population(models, tmp_path / str(stretch))
         made.append(digest(people.breed(0, 1, [1], STRATEGIES["blend"], factor=0.5, rate=0.5, seed=0).folder))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import compress.merge
+import compress.tensorfiles
 from compress.build import build
 from compress.bundle import Bundle, create, seal
 from compress.compose import factor_weights, load_composed
@@ -204,7 +205,7 @@ def test_stretches_and_threads_do_not_matter(mixed, monkeypatch):
     seen: list[tuple[str, int, int]] = []
     whole = measure(inputs.finetunes, inputs.base.table, read, lambda *at: seen.append(at))
     assert seen[-1] == ("kinship", len(inputs.base.table), len(inputs.base.table))
-    monkeypatch.setattr(compress.merge, "STRETCH", 100)
+    monkeypatch.setattr(compress.tensorfiles, "STRETCH", 100)
     pieces = measure(inputs.finetunes, inputs.base.table, read, silent)
     for ours, theirs in zip(
         [pieces.whole, *pieces.layers.values(), *pieces.kinds.values()],

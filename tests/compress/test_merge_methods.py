@@ -52,10 +52,9 @@ class Memory:
             vectors = {task: v.reshape(-1)[cut].clone() for task, v in whole.vectors.items()}
             yield Group(whole.parameter, flat[cut].clone(), vectors, start)
 
-    def vectors(self, task: str) -> Iterator[tuple[str, int, torch.Tensor]]:
-        for name in self.table:
-            for group in self.groups(name):
-                yield name, group.start, group.vectors[task]
+    def vector(self, task: str, name: str) -> Iterator[tuple[int, torch.Tensor]]:
+        for group in self.groups(name):
+            yield group.start, group.vectors[task]
 
 
 def tensors(seed: int, dtype=torch.float32) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import compress.merge
+import compress.tensorfiles
 from compress.errors import InputError
 from compress.inputs import work_key
 from compress.mergedmodel import merge_model
@@ -83,7 +84,7 @@ def test_a_merge_is_a_model_of_the_base_kind(models, tmp_path):
 def test_threads_stretches_and_repetition_do_not_change_a_byte(models, tmp_path, monkeypatch, method):
     path = recipe(models, tmp_path / "r.yaml", method, "bfloat16")
     run(path, tmp_path / "a")
-    monkeypatch.setattr(compress.merge, "STRETCH", 100)
+    monkeypatch.setattr(compress.tensorfiles, "STRETCH", 100)
     monkeypatch.setattr(compress.merge, "WORKERS", 1)
     run(path, tmp_path / "b")
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
