@@ -52,7 +52,7 @@ def main(
                 runs[tool].append(measured(command(tool, recipe, out)))
         facts["methods"][method] = {
             **{tool: _summary(found) for tool, found in runs.items()},
-            **compared(work / f"mergekit-{method}", work / f"twinserve-{method}"),
+            **compared(work, method),
         }
     # What a process needs before it has read a tensor.
     idle = measured([str(BIN / "python"), "-c", "import serve.commands.merge, compress.mergedmodel, torch"])
@@ -155,14 +155,29 @@ def _summary(runs: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def compared(theirs: Path, ours: Path) -> dict[str, float]:
-    """How many of the elements differ, and by how much at most."""
-    one, two = _tensors(theirs), _tensors(ours)
-    if one.keys() != two.keys():
-        raise RuntimeError(f"other tensors: {sorted(one.keys() ^ two.keys())[:3]}")
-    different = sum(int((one[name] != two[name]).sum()) for name in one)
-    largest = max(float((one[name].float() - two[name].float()).abs().max()) for name in one)
-    return {"elements that differ": different, "largest difference": largest}
+def compared(work: Path, method: str) -> dict[str, int]:
+    """How many elements of the two merges differ, and how many of them are not at TIES' cut.
+
+    Differences of bfloat16 weights take few values, so that many are exactly as large as the smallest one
+    that stays. Which of these stay is left to the order of a sort: ours is stable, torch's argsort, which
+    mergekit calls, is not for large tensors.
+    """
+    theirs, ours = _tensors(work / f"mergekit-{method}"), _tensors(work / f"twinserve-{method}")
+    if theirs.keys() != ours.keys():
+        raise RuntimeError(f"other tensors: {sorted(theirs.keys() ^ ours.keys())[:3]}")
+    different = {name: theirs[name] != ours[name] for name in ours}
+    total = sum(int(mask.sum()) for mask in different.values())
+    elsewhere = total
+    if method == "ties":
+        base, models = _tensors(work / "base"), [_tensors(work / f"m{i}") for i in (1, 2, 3)]
+        for name, mask in different.items():
+            at_cut = torch.zeros_like(mask)
+            for model, density in zip(models, DENSITIES, strict=True):
+                magnitudes = (model[name].float() - base[name].float()).abs()
+                count = max(1, int(density * magnitudes.numel()))
+                at_cut |= magnitudes == magnitudes.reshape(-1).topk(count).values[-1]
+            elsewhere -= int((mask & at_cut).sum())
+    return {"elements that differ": total, "of them not at the cut": elsewhere}
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -175,13 +190,13 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 def show(facts: dict[str, Any], console: Console) -> None:
     """The figures as a table."""
     table = Table(title=f"merging 3 × {facts['parameters'] / 1e6:.0f}M parameters", title_justify="left")
-    for column in ("method", "tool", "seconds", "CPU seconds", "peak MB", "elements that differ"):
+    for column in ("method", "tool", "seconds", "CPU seconds", "peak MB", "differ", "not at the cut"):
         table.add_column(column, justify="left" if column in ("method", "tool") else "right")
     for method, row in facts["methods"].items():
         for tool in ("mergekit", "twinserve"):
             values = (f"{row[tool][key]:.1f}" for key in ("seconds", "cpu seconds"))
-            differ = str(row["elements that differ"]) if tool == "twinserve" else ""
-            table.add_row(method, tool, *values, f"{row[tool]['peak MB']:.0f}", differ)
+            keys = ("elements that differ", "of them not at the cut") if tool == "twinserve" else ()
+            table.add_row(method, tool, *values, f"{row[tool]['peak MB']:.0f}", *(str(row[k]) for k in keys))
     console.print(table)
     for method, row in facts["methods"].items():
         ours, theirs = row["twinserve"], row["mergekit"]

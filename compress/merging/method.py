@@ -125,7 +125,9 @@ def add_scaled(base: Tensor, scaled: Iterator[tuple[float, Tensor]]) -> Tensor:
     by one."""
     total: Tensor | None = None
     for scaling, vector in scaled:
-        total = vector * scaling if total is None else total.add_(vector, alpha=scaling)
+        # Not by add_'s alpha, which fuses and so rounds otherwise than other tools do.
+        part = vector * scaling
+        total = part if total is None else total.add_(part)
     return base.clone() if total is None else total.add_(base)
 
 
