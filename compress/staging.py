@@ -87,6 +87,13 @@ def _sweep(target: Path) -> None:
             os.close(handle)
 
 
+def refuse_existing(output: Path) -> None:
+    """Raises InputError when ``output`` exists and is not an empty folder, for commands that replace
+    nothing."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output}: exists already; choose another output folder, or delete it")
+
+
 def publish(path: Path) -> None:
     """Give a file that only we hold the usual permissions: safetensors writes for the owner alone,
     and a server often runs as somebody else. Hard links into another folder stay as they are."""

@@ -2,7 +2,7 @@
 
 from compress.alignment.align import Alignment, align
 from compress.alignment.architectures import ARCHITECTURES, PARTS, Part
-from compress.alignment.folder import read_permutations, refuse_existing, write_aligned
+from compress.alignment.folder import read_permutations, write_aligned
 from compress.alignment.permutations import Permutations, apply, compose, inverse
 
 __all__ = [
@@ -16,6 +16,5 @@ __all__ = [
     "compose",
     "inverse",
     "read_permutations",
-    "refuse_existing",
     "write_aligned",
 ]

@@ -14,7 +14,7 @@ from compress.alignment.permutations import Permutations, apply_one
 from compress.errors import InputError
 from compress.parameters import read_config
 from compress.sources import COMPANIONS
-from compress.staging import publish, staged
+from compress.staging import publish, refuse_existing, staged
 from compress.tensorfiles import hash_tensors, open_tensors, save
 
 FACTS = "alignment.json"
@@ -46,12 +46,6 @@ def write_aligned(alignment: Alignment, output: Path) -> None:
         if not (folder / "model.safetensors").is_file():
             shutil.copyfile(alignment.model / INDEX, folder / INDEX)
         (folder / FACTS).write_text(json.dumps(_facts(alignment)) + "\n")
-
-
-def refuse_existing(output: Path) -> None:
-    """Raises InputError when ``output`` exists: an aligned model replaces nothing."""
-    if output.exists():
-        raise InputError(f"{output}: exists already; remove it or choose another output folder")
 
 
 def read_permutations(folder: Path) -> Permutations:

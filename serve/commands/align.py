@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from serve.commands.calibration import read_ids
 from serve.commands.progress import bars
 
 if TYPE_CHECKING:
     from compress.alignment import Alignment
-
-EXAMPLE = '{"text": "…"}, {"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
 
 
 def align(
@@ -43,33 +42,17 @@ def align(
     import compress.alignment as alignment
     from compress.loading import load_tokenizer
     from compress.sources import resolve
-    from router.jsonl import read_jsonl
+    from compress.staging import refuse_existing
 
-    alignment.refuse_existing(output)
+    refuse_existing(output)
     first, second = resolve(reference), resolve(model)
-    tokenizer = load_tokenizer(first)
-    sequences = read_jsonl(prompts, lambda line: _ids(tokenizer, line), EXAMPLE)
+    sequences = read_ids(prompts, load_tokenizer(first))
     with bars() as shown:
         found = alignment.align(
             first, second, sequences, parts=part or alignment.PARTS, progress=shown.report
         )
     alignment.write_aligned(found, output)
     _show(found, output, Console())
-
-
-def _ids(tokenizer: Any, line: dict[str, Any]) -> list[int]:
-    """Token ids of one line: a text as it is, a prompt or messages as a conversation."""
-    from compress.errors import InputError
-    from router.jsonl import prompt_of
-    from serve.prompts import file_ids
-
-    if "text" not in line:
-        prompt = prompt_of(line)
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return file_ids(tokenizer, messages)
-    if not isinstance(line["text"], str) or {"prompt", "messages"} & line.keys():
-        raise InputError('"text" must be a string, and stand without "prompt" and "messages"')
-    return list(tokenizer(line["text"])["input_ids"])
 
 
 def _show(found: Alignment, output: Path, console: Console) -> None:

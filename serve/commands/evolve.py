@@ -53,12 +53,11 @@ def evolve(
     import torch
 
     from compress.checkpoints import Checkpoint
-    from compress.errors import InputError
     from compress.evolvedmodel import evolve_model
     from compress.inputs import refuse_overlap
     from compress.recipe import read_recipe
     from compress.sources import resolve
-    from compress.staging import staged
+    from compress.staging import refuse_existing, staged
     from compress.workspace import workspace
     from serve.evaluate import read_data
     from serve.objectives import Exam, refuse_shared, refuse_unserved
@@ -75,8 +74,7 @@ def evolve(
     )
     settings.check(len(read.experts))
     refuse_overlap(read.sources, output, recipe.parent)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: exists already; choose another output folder, or delete it")
+    refuse_existing(output)
     data, unseen = read_data(dev, read.tasks, limit), read_data(test, read.tasks)
     refuse_shared(data, unseen)
     base = Checkpoint.open(resolve(read.base, recipe.parent))

@@ -25,17 +25,15 @@ def merge(
 
     Killed, the same command goes on where it was. Example: twinserve merge configs/zoo.yaml -o merged
     """
-    from compress.errors import InputError
     from compress.inputs import refuse_overlap, work_key
     from compress.mergedmodel import merge_model
     from compress.recipe import read_recipe
-    from compress.staging import staged
+    from compress.staging import refuse_existing, staged
     from compress.workspace import workspace
 
     read = read_recipe(recipe)
     refuse_overlap(read.sources, output, recipe.parent)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: exists already; choose another output folder, or delete it")
+    refuse_existing(output)
     calibration = calibration_of(read, recipe.parent)
     key = f"{work_key(read, recipe.parent, calibration)} {shard}"
     with bars() as shown, workspace(output, key) as work, staged(output) as folder:
@@ -98,14 +96,13 @@ def gram(
     twinserve gram BASE adapters/tweets --prompts tweets.jsonl -o grams/tweets
     """
     from compress.checkpoints import Checkpoint
-    from compress.errors import InputError
     from compress.finetunes import open_finetune
     from compress.gathering import gather_grams
     from compress.loading import load_tokenizer
     from compress.sources import resolve
+    from compress.staging import refuse_existing
 
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: exists already; choose another output folder, or delete it")
+    refuse_existing(output)
     settings = engine_settings(device=device)
     opened = Checkpoint.open(resolve(base))
     tuned = open_finetune(resolve(finetune), opened)
