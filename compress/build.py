@@ -11,6 +11,7 @@ import torch
 from compress.bundle import CARD, BaseFacts, Manifest, SharedFacts, library_versions, seal
 from compress.card import merge_card
 from compress.checkpoints import Checkpoint
+from compress.decompose import check_budget
 from compress.errors import InputError
 from compress.exclusive import write_experts
 from compress.inputs import Inputs, open_inputs
@@ -51,6 +52,7 @@ def build(
     budget = recipe.exclusive.bytes(inputs.base.parameters)
     if budget is not None:
         budget -= inputs.base.parameters * dtype.itemsize
+        check_budget(budget)
     reference = _reference(recipe, inputs, coefficients, budget)
     merger = make_merger(recipe.shared, inputs, work, relative_to, calibration, progress)
     factor_dtype = float_dtype(recipe.exclusive, recipe.output.dtype)

@@ -114,6 +114,15 @@ def even_share(tables: int, table: Mapping[str, Parameter], budget: int, exclusi
     return 8 * budget / max(1, tables * full * fewest)
 
 
+def check_budget(budget: int) -> None:
+    """Raises InputError where nothing is left for factors."""
+    if budget <= 0:
+        raise InputError(
+            "exclusive.size: base, adapters, norms and biases alone need all of it; give more, or store the "
+            "base in half precision (output.dtype)"
+        )
+
+
 def decompose(
     parts: Mapping[str, Decomposition], exclusive: ExclusiveRecipe, budget: int | None, progress: Progress
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -125,11 +134,7 @@ def decompose(
         return {}
     share = None
     if budget is not None:
-        if budget <= 0:
-            raise InputError(
-                "exclusive.size: base, adapters, norms and biases alone need all of it; give more, or store "
-                "the base in half precision (output.dtype)"
-            )
+        check_budget(budget)
         table = next(iter(parts.values())).written.table
         share = UNEVEN * even_share(len(parts), table, budget, exclusive)
     for part in parts.values():

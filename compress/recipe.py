@@ -82,10 +82,10 @@ class ExclusiveRecipe(Strict):
     """How far exclusive deltas of full checkpoints are compressed: to a rank, a kept energy, or a size.
 
     ``size`` is that of base and experts together: ``1.2x`` of the base's parameters at two bytes each, or
-    ``300MB``. ``dtype`` is that of the factors, by default the output's; ``int8`` and ``mixed`` (8, 4 and 2
-    bits by singular value, which needs a size) are quantised. ``reference`` is the model that experts are
-    deltas of. ``auto``: the pretrained base as soon as one input is an adapter, else the one with the
-    smaller measured error. Adapters are never truncated nor quantised.
+    ``300MB``; a merge carried beside adapters comes on top. ``dtype`` is that of the factors, by default the
+    output's; ``int8`` and ``mixed`` (8, 4 and 2 bits by singular value, which needs a size) are quantised.
+    ``reference`` is the model that experts are deltas of. ``auto``: the pretrained base as soon as one input
+    is an adapter, else the one with the smaller measured error. Adapters are never truncated nor quantised.
     """
 
     rank: int | None = Field(None, ge=0)

@@ -169,6 +169,27 @@ def test_sizes_that_cannot_be(models, tmp_path, exclusive, output, sentence):
     assert not (tmp_path / "b").exists()
 
 
+def test_an_interrupted_build_takes_no_matrix_apart_twice(models, tmp_path, monkeypatch):
+    import compress.decompose
+
+    original, calls = compress.decompose.truncate, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(compress.decompose, "truncate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made(models("llama"), tmp_path / "b", size="1.3x")
+    bundle = made(models("llama"), tmp_path / "b", size="1.3x")
+    matrices = sum(p.is_matrix for p in bundle.table().values())
+    assert len(calls) == 1 + 2 * matrices
+    whole = made(models("llama"), tmp_path / "whole", size="1.3x")
+    assert whole.manifest.files == bundle.manifest.files
+
+
 @pytest.mark.parametrize("damage", ["scales", "width"])
 def test_damaged_codes(models, tmp_path, damage):
     from safetensors.torch import load_file, save_file
