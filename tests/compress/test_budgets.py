@@ -61,7 +61,9 @@ def error(folder, bundle, task) -> float:
         if parameter.is_matrix:
             delta = tuned[name].double() - base[name].double()
             rounding = base[name].double() - base[name].half().double()
-            lost += float((served[name].double() + rounding - base[name].double() - delta).square().sum())
+            lost += float(
+                (served[name].detach().double() + rounding - base[name].double() - delta).square().sum()
+            )
             total += float(delta.square().sum())
     return lost / total
 
