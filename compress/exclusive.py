@@ -194,8 +194,5 @@ def energy_share(names: list[str], low_rank: dict[str, LowRank], dense: dict[str
     if not names:
         return 0.0
     energies = {name: float(delta.double().square().sum()) for name, delta in dense.items()}
-    for name, factors in low_rank.items():
-        # ||B A||^2 without forming the product: trace(B^T B A A^T).
-        a, b = factors.A.double(), factors.B.double()
-        energies[name] = factors.scale**2 * float(((b.T @ b) * (a @ a.T)).sum())
+    energies |= {name: factors.energy for name, factors in low_rank.items()}
     return sum(energies[name] for name in names) / (sum(energies.values()) or 1.0)

@@ -39,6 +39,13 @@ class LowRank:
     def rank(self) -> int:
         return self.A.shape[0]
 
+    @property
+    def energy(self) -> float:
+        """Squared Frobenius norm of the delta, in float64 and without forming the product."""
+        a, b = self.A.double(), self.B.double()
+        # ||B A||^2 = trace(B^T B A A^T).
+        return self.scale**2 * float(((b.T @ b) * (a @ a.T)).sum())
+
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The map as one matrix [d_out, d_in] of ``dtype``."""
         return self.scale * (self.B.to(dtype) @ self.A.to(dtype))
@@ -50,6 +57,13 @@ class LowRank:
         if d_out <= d_in:
             return cls(A=matrix, B=torch.eye(d_out, dtype=matrix.dtype, device=matrix.device))
         return cls(A=torch.eye(d_in, dtype=matrix.dtype, device=matrix.device), B=matrix)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether these are a dense matrix, as ``exactly`` has it: its own size in factors and more."""
+        identity = self.B if self.B.shape[0] <= self.A.shape[1] else self.A
+        rows, columns = identity.shape
+        return rows == columns and torch.equal(identity, torch.eye(rows, dtype=identity.dtype))
 
 
 @dataclass(frozen=True)

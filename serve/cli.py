@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from compress.errors import InputError
-from serve.commands import align, ask, build, evaluate, evolve, grow, inspect, merge, run
+from serve.commands import align, ask, build, evaluate, evolve, export, grow, inspect, merge, run
 
 app = typer.Typer(
     name="twinserve",
@@ -31,6 +31,7 @@ for command in (
     grow.remove,
     align.align,
     inspect.inspect,
+    export.export,
     evaluate.evaluate,
     run.serve,
     ask.generate,
