@@ -1,6 +1,6 @@
 """twinserve merge beside mergekit-yaml: the same recipes over the same checkpoints, in turns.
 
-    python -m benchmarks.mergekit --work /tmp/mergekit
+    python -m benchmarks.mergekit --work DIR
 
 Makes a base and three fine-tunes of some 336 million random parameters in bfloat16, merges them by task
 arithmetic and by TIES with both tools, compares every tensor, and takes wall time and peak memory of each

@@ -22,7 +22,6 @@ from compress.modelfolder import model_writer
 from compress.progress import Progress
 from compress.recipe import SHARED, Recipe, float_dtype
 from compress.reference import choose_reference
-from compress.shards import DONE
 from compress.sharedelta import write_shared_delta
 from compress.staging import hard_copy
 from compress.workspace import Workspace
@@ -56,14 +55,13 @@ def build(
     reference = _reference(recipe, inputs, coefficients, budget)
     merger = make_merger(recipe.shared, inputs, work, relative_to, calibration, progress)
     factor_dtype = float_dtype(recipe.exclusive, recipe.output.dtype)
-    writer = model_writer(inputs.base, work.folder / "base", dtype)
+    writer = model_writer(inputs.base, work.folder / "base", dtype, notes=work.folder / "base.finished")
     if reference == "shared":
         merger.write(writer, "base", progress)
     else:
         copy_weights(inputs.base, writer, "base", progress)
     (folder / "base").mkdir()
     hard_copy(work.folder / "base", folder / "base")
-    (folder / "base" / DONE).unlink()
     card = merge_card(
         "Base of a twinserve bundle", recipe, inputs.folders, inputs.hashes, merged=reference == "shared"
     )

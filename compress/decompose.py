@@ -28,6 +28,9 @@ class Decomposition:
 
     def __init__(self, task: str, finetune: Checkpoint, written: Checkpoint, work: Workspace) -> None:
         self.task, self.finetune, self.written, self.work = task, finetune, written, work
+        # Noted by ``run``: singular values [rank], and squared Frobenius norms of whole deltas.
+        self.values: dict[str, np.ndarray] = {}
+        self.energies: dict[str, float] = {}
 
     def delta(self, parameter: Parameter) -> Tensor:
         """The delta of one matrix as a map [d_out, d_in], float32."""
@@ -35,25 +38,20 @@ class Decomposition:
         return parameter.to_map(difference)
 
     def factors(self, name: str) -> LowRank | None:
-        """Balanced factors, components in falling order; None for a delta of zero."""
-        piece = self._piece(name)
-        return LowRank(piece["A"], piece["B"]) if "A" in piece else None
-
-    def values(self, name: str) -> np.ndarray:
-        """Singular values [rank]."""
-        values: np.ndarray = self._piece(name)["values"].numpy()
-        return values
-
-    def energy(self, name: str) -> float:
-        """Squared Frobenius norm of the whole delta."""
-        return float(self._piece(name)["energy"])
+        """Balanced factors, components in falling order; None for a delta of zero. After ``run``."""
+        piece = self.work.load(self._key(name))
+        return LowRank(piece["A"], piece["B"]) if piece is not None and "A" in piece else None
 
     def run(self, exclusive: ExclusiveRecipe, share: float | None, progress: Progress) -> None:
         """Take all matrices apart that are not yet; ``share``: of full rank at most, under a budget."""
         matrices = [p for p in self.written.table.values() if p.is_matrix]
         for done, parameter in enumerate(matrices):
-            if self.work.load(self._key(parameter.name)) is None:
-                self.work.store(self._key(parameter.name), self._taken_apart(parameter, exclusive, share))
+            piece = self.work.load(self._key(parameter.name))
+            if piece is None:
+                piece = self._taken_apart(parameter, exclusive, share)
+                self.work.store(self._key(parameter.name), piece)
+            self.values[parameter.name] = piece["values"].numpy()
+            self.energies[parameter.name] = float(piece["energy"])
             progress(self.task, done + 1, len(matrices))
 
     def _taken_apart(
@@ -72,12 +70,6 @@ class Decomposition:
     def _key(self, name: str) -> str:
         return f"{self.task}/{list(self.written.table).index(name):05d}"
 
-    def _piece(self, name: str) -> dict[str, Tensor]:
-        piece = self.work.load(self._key(name))
-        if piece is None:
-            raise RuntimeError(f"{self.task}: {name} was never taken apart")
-        return piece
-
 
 def bits_by_matrix(
     parts: Mapping[str, Decomposition], exclusive: ExclusiveRecipe, budget: int | None
@@ -91,13 +83,11 @@ def bits_by_matrix(
         (task, p.name): p for task, part in parts.items() for p in part.written.table.values() if p.is_matrix
     }
     if budget is None:
-        bits = {key: np.full(len(parts[key[0]].values(key[1])), choices[0]) for key in names}
+        bits = {key: np.full(len(parts[key[0]].values[key[1]]), choices[0]) for key in names}
     else:
-        energies = {
-            task: sum(part.energy(name) for of, name in names if of == task) for task, part in parts.items()
-        }
+        energies = {task: sum(part.energies.values()) for task, part in parts.items()}
         spectra = {
-            f"{task} {name}": Spectrum(parts[task].values(name), parameter.sides, energies[task])
+            f"{task} {name}": Spectrum(parts[task].values[name], parameter.sides, energies[task])
             for (task, name), parameter in names.items()
             if energies[task] > 0
         }

@@ -29,7 +29,6 @@ from compress.mutation import STRATEGIES
 from compress.population import Population, materialise, silent
 from compress.progress import Progress
 from compress.recipe import Recipe
-from compress.shards import DONE
 from compress.workspace import Workspace
 
 HISTORY = "evolve.json"
@@ -110,7 +109,6 @@ def evolve_model(
     else:
         best = population.living[objective.best(standing.scores)]
         copy_weights(best, model_writer(inputs.base, folder, dtype), "evolved", silent)
-    (folder / DONE).unlink()
     report = _Report(inputs, objective, examine, work.folder / "examined", dtype)
     scored = report.parents(standing)
     if settings.merge and not _is_average(merger):

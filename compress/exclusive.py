@@ -124,7 +124,7 @@ def compress_matrices(
 ) -> None:
     """Add the matrices of a full fine-tune to ``pieces``, and what each lost: measured on what is stored."""
     for name, chosen in bits.items():
-        parameter, energy = part.written.table[name], part.energy(name)
+        parameter, energy = part.written.table[name], part.energies[name]
         rank, lost = int((chosen > 0).sum()), energy
         factors = part.factors(name) if rank else None
         if factors is not None:

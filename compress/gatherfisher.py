@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM
 
 from compress.checkpoints import Checkpoint
-from compress.errors import InputError
-from compress.finetunes import Finetune, finetuned_weight
+from compress.finetunes import Finetune, apply
 from compress.fishers import FACTS
+from compress.loading import load_model
 from compress.progress import Progress
-from compress.shards import DONE, ShardWriter
+from compress.shards import ShardWriter
 from compress.staging import staged
+from compress.streamed import refuse_empty
 
 
 def gather_fisher(
@@ -37,13 +36,9 @@ def gather_fisher(
     model, its derivatives and their squares are in memory. Raises InputError where there is nothing to run
     over.
     """
-    if not sequences or not all(sequences):
-        raise InputError("calibration: there are no prompts, or an empty one among them")
-    model: Any = AutoModelForCausalLM.from_config(base.config).to(device=device, dtype=torch.float32).eval()
+    refuse_empty(sequences)
+    model = apply(finetune, load_model(base.folder, torch.float32).to(device), base)
     parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(finetuned_weight(finetune, name, base))
     squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     generator = torch.Generator().manual_seed(0)
     for done, sequence in enumerate(sequences):
@@ -61,5 +56,4 @@ def gather_fisher(
             writer.write(name, square.cpu())
             writer.finish(name)
         writer.close()
-        (fresh / DONE).unlink()
         (fresh / FACTS).write_text(json.dumps({"model_sha256": finetune.sha256()}) + "\n")

@@ -35,7 +35,8 @@ class MergeSource:
         gathered: Path | None = None,
     ) -> None:
         self.base, self.finetunes, self.relative_to, self.gathered = base, finetunes, relative_to, gathered
-        # An adapter's task vector is a product of factors: in stretches it would be made again and again.
+        # An adapter's task vector is a product, whose rounding may depend on how many rows are made at once:
+        # a survey in stretches and a merge of the whole would not see the same numbers.
         self._in_stretches = all(isinstance(f, Checkpoint) for f in finetunes.values())
 
     @property

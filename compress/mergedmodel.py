@@ -14,7 +14,7 @@ from compress.merger import Calibration, make_merger
 from compress.modelfolder import model_writer
 from compress.progress import Progress
 from compress.recipe import Recipe
-from compress.shards import DONE, SHARD_BYTES
+from compress.shards import SHARD_BYTES
 from compress.staging import hard_copy
 from compress.workspace import Workspace
 
@@ -38,10 +38,10 @@ def merge_model(
     inputs = open_inputs(recipe, relative_to)
     merger = make_merger(recipe.shared, inputs, work, relative_to, calibration, progress)
     made = work.folder / "model"
-    writer = model_writer(inputs.base, made, getattr(torch, recipe.output.dtype), shard_bytes)
+    dtype: torch.dtype = getattr(torch, recipe.output.dtype)
+    writer = model_writer(inputs.base, made, dtype, shard_bytes, work.folder / "model.finished")
     merger.write(writer, "merge", progress)
     hard_copy(made, folder)
-    (folder / DONE).unlink()
     facts = {
         "recipe": recipe.model_dump(exclude={"exclusive", "router"}),
         "sha256": inputs.hashes,

@@ -27,10 +27,14 @@ def copy_companions(source: Path, folder: Path, dtype: torch.dtype) -> None:
 
 
 def model_writer(
-    base: Checkpoint, folder: Path, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
+    base: Checkpoint,
+    folder: Path,
+    dtype: torch.dtype,
+    shard_bytes: int = SHARD_BYTES,
+    notes: Path | None = None,
 ) -> ShardWriter:
     """A writer of a checkpoint with the parameters of ``base`` into ``folder``, beside its companions."""
     shapes = {name: parameter.shape for name, parameter in base.table.items()}
-    writer = ShardWriter(folder, shapes, dtype, shard_bytes)
+    writer = ShardWriter(folder, shapes, dtype, shard_bytes, notes)
     copy_companions(base.folder, folder, dtype)
     return writer

@@ -24,7 +24,8 @@ def silent(stage: str, done: int, total: int) -> None:
 def materialise(finetune: Finetune, base: Checkpoint, folder: Path, stage: str, progress: Progress) -> None:
     """Write a fine-tune, adapter or not, as a model folder of float32 weights; what an interrupted call has
     finished stays."""
-    writer = model_writer(base, folder, torch.float32)
+    notes = folder.with_name(f"{folder.name}.finished")
+    writer = model_writer(base, folder, torch.float32, notes=notes)
     if isinstance(finetune, Checkpoint):
         copy_weights(finetune, writer, stage, progress)
         return
@@ -58,7 +59,7 @@ class Population:
         self.births = list(births)
         places = [self._place(i, birth) for i, birth in enumerate(births)]
         for path in self.folder.glob("*"):
-            if path not in places:
+            if path.is_dir() and path not in places:
                 shutil.rmtree(path)
         for place, birth, (task, finetune) in zip(places, births, self.finetunes.items(), strict=True):
             if birth == 0:

@@ -4,8 +4,7 @@ The static model's error for a task is ``||W_s - W_t||^2 / ||tau_t||^2``: 0 wher
 it is as far from it as the pretrained model, above 1 where it is further. An expert's is the energy that its
 truncation lost, on the same scale.
 
-A distance is no score. On the zoo's eight adapters, merged by task arithmetic with 0.3, errors and lost exact
-match do not agree (Spearman -0.29, p = 0.49; ``twinserve eval`` with 20 prompts a task).
+A distance is no score, and need not rank what scores lose: hence the correlation beside both.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from compress.errors import InputError
 from compress.tensorfiles import is_finite
 
 SHARD_BYTES = 2 * 1024**3
-DONE = "finished.txt"
 CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -38,9 +37,10 @@ class Place:
 class ShardWriter:
     """Writes ``model.safetensors``, or numbered shards and an index, into ``folder``.
 
-    ``finished`` are the tensors that an earlier writer of the same layout ended; they need not be written
-    again. The files have their final names from the beginning, so ``folder`` must be private until
-    ``close``. Threads may write different tensors at once.
+    notes: a file outside of ``folder`` that names finished tensors, for writers that a later one of the same
+    layout may continue; ``finished`` are those of an earlier one, and need not be written again. The files
+    have their final names from the beginning, so ``folder`` must be private until ``close``. Threads may
+    write different tensors at once.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class ShardWriter:
         shapes: Mapping[str, tuple[int, ...]],
         dtype: torch.dtype,
         shard_bytes: int = SHARD_BYTES,
+        notes: Path | None = None,
     ) -> None:
         self.folder, self.dtype = folder, dtype
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,13 +60,13 @@ class ShardWriter:
             header, offsets = _header(names, shapes, dtype)
             for name in names:
                 self.places[name] = Place(file, len(header) + offsets[name], shapes[name])
-            if not _laid_out(file, header, len(header) + offsets[""]):
-                (folder / DONE).unlink(missing_ok=True)
+            if not _laid_out(file, header, len(header) + offsets[""]) and notes is not None:
+                notes.unlink(missing_ok=True)
         if len(shards) > 1:
             _write_index(folder, shards, self.bytes)
-        self.finished = self._read_finished()
+        self.finished = self._noted(notes)
         self._lock = threading.Lock()
-        self._done = (folder / DONE).open("a")
+        self._notes = None if notes is None else notes.open("a")
 
     @property
     def bytes(self) -> int:
@@ -91,22 +92,23 @@ class ShardWriter:
     def finish(self, name: str) -> None:
         """Note that all of ``name`` is written."""
         with self._lock:
-            self._done.write(name + "\n")
-            self._done.flush()
+            if self._notes is not None:
+                self._notes.write(name + "\n")
+                self._notes.flush()
             self.finished.add(name)
 
     def close(self) -> None:
-        """The checkpoint is complete; ``finished.txt`` stays. Raises ValueError where a tensor was never
-        finished."""
-        self._done.close()
+        """The checkpoint is complete. Raises ValueError where a tensor was never finished."""
+        if self._notes is not None:
+            self._notes.close()
         if missing := self.places.keys() - self.finished:
             raise ValueError(f"{self.folder}: {sorted(missing)[0]} was never written")
 
-    def _read_finished(self) -> set[str]:
-        path = self.folder / DONE
-        # A killed writer's last line may be half a name, which is then no name of the layout.
-        lines = path.read_text(errors="replace").split("\n")[:-1] if path.is_file() else []
-        return set(lines) & self.places.keys()
+    def _noted(self, notes: Path | None) -> set[str]:
+        if notes is None or not notes.is_file():
+            return set()
+        # A killed writer's last line may be half a name.
+        return set(notes.read_text(errors="replace").split("\n")[:-1]) & self.places.keys()
 
 
 def _split(shapes: Mapping[str, tuple[int, ...]], itemsize: int, shard_bytes: int) -> list[list[str]]:

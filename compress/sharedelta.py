@@ -30,7 +30,7 @@ def write_shared_delta(
 
     Adapters are deltas of the pretrained base, and a merge that is no sum of them needs weights of its own:
     as factors where the merge leaves a matrix' delta low-rank and the method says that it does, else as
-    dense deltas of ``dtype``. Returns facts and report rows as ``write_exclusive`` does.
+    dense deltas of ``dtype``. Returns facts and report rows as ``write_experts`` does.
     """
     base, table = merger.source.base, merger.source.table
     low_rank: dict[str, LowRank] = {}

@@ -86,13 +86,18 @@ def streamed_decoder(
             handle.remove()
 
 
+def refuse_empty(sequences: Sequence[Sequence[int]]) -> None:
+    """Raises InputError where there are no sequences of token ids, or an empty one."""
+    if not sequences or not all(sequences):
+        raise InputError("calibration: there are no prompts, or an empty one among them")
+
+
 def batches(sequences: Sequence[Sequence[int]], padding: int = 0) -> list[Batch]:
     """Token ids in batches of at most BATCH_TOKENS with their padding, sequences of like lengths together.
 
     Raises InputError where there are none, or an empty one.
     """
-    if not sequences or not all(sequences):
-        raise InputError("calibration: there are no prompts, or an empty one among them")
+    refuse_empty(sequences)
     made: list[Batch] = []
     group: list[Sequence[int]] = []
     for sequence in sorted(sequences, key=len):

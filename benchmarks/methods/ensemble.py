@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from compress.finetunes import finetuned_weight
+from compress.finetunes import apply
 from compress.inputs import Inputs
 from compress.loading import load_model, load_tokenizer
 from serve.evaluate import SPARE_TOKENS, Item
@@ -22,12 +22,10 @@ def ensemble_scores(
 ) -> dict[str, float]:
     """Exact match of greedy decoding from the mean probabilities: task -> share in [0, 1]."""
     tokenizer = load_tokenizer(inputs.base.folder)
-    models = []
-    for finetune in inputs.finetunes.values():
-        model = load_model(inputs.base.folder, torch.float32)
-        for name, parameter in model.named_parameters():
-            parameter.copy_(finetuned_weight(finetune, name, inputs.base))
-        models.append(model)
+    models = [
+        apply(finetune, load_model(inputs.base.folder, torch.float32), inputs.base)
+        for finetune in inputs.finetunes.values()
+    ]
     end = tokenizer.eos_token_id
     scores = {}
     for task, asked in items.items():

@@ -12,7 +12,7 @@ from compress.compose import Mixture, check_mixture, compose_weight, factor_weig
 from compress.export.cards import model_card
 from compress.modelfolder import model_writer
 from compress.progress import Progress
-from compress.shards import DONE, SHARD_BYTES
+from compress.shards import SHARD_BYTES
 
 
 def export_merged(
@@ -49,6 +49,5 @@ def export_merged(
         writer.finish(name)
         progress("weights", done, len(base.table))
     writer.close()
-    (folder / DONE).unlink()
     card = model_card(bundle, mixture, str(stored).removeprefix("torch."))
     (folder / "README.md").write_text(card)

@@ -18,8 +18,9 @@ from rich.table import Table
 
 from examples.zoo.console import tidy_terminal
 from examples.zoo.leaks import require_disjoint
+from examples.zoo.lookalike_texts import SAFE
 from examples.zoo.make_data import DATA, write_lines
-from examples.zoo.refusal_texts import REFUSAL, SAFE, UNSAFE, UNSEEN_WORDINGS, WORDINGS
+from examples.zoo.refusal_texts import REFUSAL, UNSAFE, UNSEEN_WORDINGS, WORDINGS
 
 SKILL = "refusals"
 SPLITS = ("train", "dev", "test")

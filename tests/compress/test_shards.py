@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from compress.errors import InputError
-from compress.shards import DONE, ShardWriter
+from compress.shards import ShardWriter
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (2, 2), "d": (0, 4)}
 
@@ -36,7 +36,6 @@ def test_any_order_and_any_stretches_make_the_same_bytes(tmp_path, dtype, shard_
                 writer.write(name, flat[start : start + (4 if names == "abcd" else 3)], start)
             writer.finish(name)
         writer.close()
-        (folder / DONE).unlink()
     assert {n: t.tolist() for n, t in everything(tmp_path / "x").items()} == {
         n: values(n).to(dtype).tolist() for n in SHAPES
     }
@@ -52,13 +51,14 @@ def test_the_index_names_every_tensor_once(tmp_path):
 
 
 def test_a_second_writer_knows_what_the_first_finished(tmp_path):
-    first = ShardWriter(tmp_path, SHAPES, torch.float32)
+    notes = tmp_path / "notes"
+    first = ShardWriter(tmp_path, SHAPES, torch.float32, notes=notes)
     first.write("a", values("a"))
     first.finish("a")
     first.write("b", values("b")[:3])  # and then it is killed
-    with (tmp_path / DONE).open("a") as stream:
+    with notes.open("a") as stream:
         stream.write("c")  # half a line
-    second = ShardWriter(tmp_path, SHAPES, torch.float32)
+    second = ShardWriter(tmp_path, SHAPES, torch.float32, notes=notes)
     assert second.finished == {"a"}
     for name in "bcd":
         second.write(name, values(name))
@@ -68,10 +68,21 @@ def test_a_second_writer_knows_what_the_first_finished(tmp_path):
 
 
 def test_nothing_is_believed_of_another_layout(tmp_path):
-    first = ShardWriter(tmp_path, SHAPES, torch.float32)
+    notes = tmp_path / "notes"
+    first = ShardWriter(tmp_path, SHAPES, torch.float32, notes=notes)
     first.write("a", values("a"))
     first.finish("a")
-    assert ShardWriter(tmp_path, SHAPES, torch.float16).finished == set()
+    assert ShardWriter(tmp_path, SHAPES, torch.float32, notes=notes).finished == {"a"}
+    assert ShardWriter(tmp_path, SHAPES, torch.float16, notes=notes).finished == set()
+
+
+def test_without_notes_nothing_but_the_checkpoint_is_written(tmp_path):
+    writer = ShardWriter(tmp_path, SHAPES, torch.float32)
+    for name in SHAPES:
+        writer.write(name, values(name))
+        writer.finish(name)
+    writer.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_an_unfinished_checkpoint_cannot_be_closed(tmp_path):

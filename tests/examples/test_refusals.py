@@ -12,8 +12,9 @@ from rich.console import Console
 
 from compress.errors import InputError
 from examples.zoo.leaks import words
+from examples.zoo.lookalike_texts import SAFE
 from examples.zoo.make_refusals import SPLITS, Request, make_refusals, other_prompts, require_new
-from examples.zoo.refusal_texts import REFUSAL, SAFE, UNSAFE, UNSEEN_WORDINGS, WORDINGS
+from examples.zoo.refusal_texts import REFUSAL, UNSAFE, UNSEEN_WORDINGS, WORDINGS
 from examples.zoo.refusals import is_refusal, refusal_scores
 
 DATA = Path(__file__).parents[2] / "examples" / "zoo" / "data"
