@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from peft.utils.other import get_pattern_key
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor
 
@@ -51,14 +51,22 @@ class LoraSettings(BaseModel):
 
     def rank(self, module: str) -> int:
         """The rank that PEFT gives to a module."""
-        patterns = self.rank_pattern or {}
-        return patterns.get(get_pattern_key(list(patterns), module), self.r)
+        return int(_patterned(self.rank_pattern, module, self.r))
 
     def scale(self, module: str) -> float:
         """The factor on ``B A`` that PEFT applies to a module (rsLoRA: Kalajdzievski 2023)."""
-        patterns, rank = self.alpha_pattern or {}, self.rank(module)
-        alpha = patterns.get(get_pattern_key(list(patterns), module), self.lora_alpha)
+        rank, alpha = self.rank(module), _patterned(self.alpha_pattern, module, self.lora_alpha)
         return float(alpha) / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def _patterned(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """PEFT's own choice among its ``rank_pattern`` or ``alpha_pattern`` for a module."""
+    if not patterns:
+        return default
+    # Seconds and a hundred megabytes, which merges of full checkpoints and plain adapters do without.
+    from peft.utils.other import get_pattern_key
+
+    return patterns.get(get_pattern_key(list(patterns), module), default)
 
 
 class Adapter:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 HALF = 16
 SAMPLE = 1 << 16
+# Bit patterns that are counted one by one.
+WIDEST = 1 << 20
 Stretches = Callable[[], Iterable[tuple[int, Tensor]]]
 
 
@@ -30,63 +32,79 @@ def kth_magnitude(stretches: Callable[[], Iterable[Tensor]], k: int) -> float:
     for stretch in stretches():
         bits = _bits(stretch)
         lower += np.bincount(bits[bits >> HALF == bin_] & (1 << HALF) - 1, minlength=len(lower))
-    found = np.array([bin_ << HALF | int(np.searchsorted(np.cumsum(lower), rest))], dtype=np.uint32)
-    return float(found.view(np.float32)[0])
+    return _number(bin_ << HALF | int(np.searchsorted(np.cumsum(lower), rest)))
 
 
 def nth_largest(stretches: Stretches, size: int, n: int) -> tuple[float, int]:
     """The n-th largest (from 1) absolute value of ``size`` float32 numbers, and the position of the last of
     those equal to it that a stable sort would put among the first n.
 
-    stretches: gives (position of the first element, stretch) in order, and is passed two times. A sample of
-    the first pass brackets the value; the second counts what is above the bracket and takes out what is in
-    it. Where the bracket misses, the value is looked for by its bits. Raises ValueError where there are fewer
-    than n numbers.
+    stretches: gives (position of the first element, stretch) in order, and is passed a few times: a
+    sample brackets the value; what lies in the bracket is counted by its bits; and where only some of equal
+    numbers are among the first n, their positions are counted. Where the sample misleads, the value is looked
+    for among all bit patterns. Raises ValueError where there are fewer than n numbers.
     """
     if not 1 <= n <= size:
         raise ValueError(f"there is no {n}-th of {size} numbers")
     low, high = _bracket(stretches, size, n)
-    above, values, places = _inside(stretches, low, high)
-    if not above < n <= above + values.size:
-        low = high = kth_magnitude(lambda: (part for _, part in stretches()), size - n + 1)
-        above, values, places = _inside(stretches, low, high)
-    place = values.size - (n - above)
-    value = np.partition(values, place)[place]
-    above += int(np.count_nonzero(values > value))
-    equal = places[values == value]
-    return float(value), int(equal[n - above - 1])
+    above, counts = _inside(stretches, low, high)
+    if not above < n <= above + counts.sum():
+        low = high = _pattern(kth_magnitude(lambda: (part for _, part in stretches()), size - n + 1))
+        above, counts = _inside(stretches, low, high)
+    # From the largest down.
+    until = above + np.cumsum(counts[::-1])
+    place = int(np.searchsorted(until, n))
+    pattern, equal = high - place, int(counts[::-1][place])
+    left = n - int(until[place] - equal)
+    last = size - 1 if left == equal else _nth_equal(stretches, pattern, left)
+    return _number(pattern), last
 
 
-def _bracket(stretches: Stretches, size: int, n: int) -> tuple[float, float]:
-    """Two values that the n-th largest most likely lies between."""
+def _bracket(stretches: Stretches, size: int, n: int) -> tuple[int, int]:
+    """Two bit patterns that the n-th largest most likely lies between."""
     step = max(1, size // SAMPLE)
-    picked = [_magnitudes(part)[-start % step :: step] for start, part in stretches()]
+    picked = [_bits(part)[-start % step :: step] for start, part in stretches()]
     sample = np.sort(np.concatenate(picked))
-    place = sample.size * (1 - n / size)
+    place = sample.size * (size - n) // size
     # Four standard deviations of a sampled quantile.
-    margin = 4 * np.sqrt(sample.size) / 2 + 1
-    low = sample[max(0, int(place - margin))]
-    high = sample[min(sample.size - 1, int(place + margin))]
-    return float(low), float(high)
+    margin = 0 if step == 1 else int(4 * np.sqrt(sample.size) / 2) + 1
+    low = int(sample[max(0, place - margin)])
+    high = int(sample[min(sample.size - 1, place + margin)])
+    # A bracket too wide to count in, as where the value is near zero, goes the way of one that misses.
+    return (low, high) if high - low < WIDEST else (high, high)
 
 
-def _inside(stretches: Stretches, low: float, high: float) -> tuple[int, np.ndarray, np.ndarray]:
-    """How many magnitudes are above ``high``; those from ``low`` to ``high``, and their positions."""
-    above, values, places = 0, [], []
+def _inside(stretches: Stretches, low: int, high: int) -> tuple[int, np.ndarray]:
+    """How many magnitudes have bits above ``high``, and how many have each pattern from ``low`` to it."""
+    above, counts = 0, np.zeros(high - low + 1, dtype=np.int64)
+    for _, part in stretches():
+        bits = _bits(part)
+        above += int(np.count_nonzero(bits > high))
+        found = bits[(bits >= low) & (bits <= high)]
+        found -= low
+        np.add.at(counts, found, 1)
+    return above, counts
+
+
+def _nth_equal(stretches: Stretches, pattern: int, n: int) -> int:
+    """The position of the n-th (from 1) magnitude with these bits."""
     for start, part in stretches():
-        magnitudes = _magnitudes(part)
-        above += int(np.count_nonzero(magnitudes > high))
-        found = np.flatnonzero((magnitudes >= low) & (magnitudes <= high))
-        values.append(magnitudes[found])
-        places.append(start + found)
-    return above, np.concatenate(values), np.concatenate(places)
+        places = np.flatnonzero(_bits(part) == pattern)
+        if n <= places.size:
+            return start + int(places[n - 1])
+        n -= places.size
+    raise ValueError("the numbers changed while they were read")
 
 
-def _magnitudes(part: Tensor) -> np.ndarray:
-    magnitudes: np.ndarray = part.abs().reshape(-1).numpy()
-    return magnitudes
-
-
-def _bits(stretch: Tensor) -> np.ndarray:
-    bits: np.ndarray = _magnitudes(stretch).view(np.int32)
+def _bits(part: Tensor) -> np.ndarray:
+    """Magnitudes as the integers that their bits are, which are ordered as they are."""
+    bits: np.ndarray = part.abs().reshape(-1).numpy().view(np.int32)
     return bits
+
+
+def _pattern(value: float) -> int:
+    return int(np.float32(value).view(np.int32))
+
+
+def _number(pattern: int) -> float:
+    return float(np.int32(pattern).view(np.float32))
