@@ -30,28 +30,32 @@ from examples.zoo.base import BASE
 RESULT = Path("benchmarks/results/mergekit.json")
 BIN = Path(sys.executable).parent
 SHARD = 200_000_000
+METHODS = ("task_arithmetic", "ties")
 WEIGHTS, DENSITIES = (0.3, 0.5, 0.2), (0.2, 0.2, 0.5)
 
 
 def main(
     work: Annotated[Path, typer.Option(help="Folder for checkpoints and merges, 5 GB.")],
+    method: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(METHODS)}; default: all.")] = None,
     rounds: Annotated[int, typer.Option(help="Runs of each tool and method.")] = 3,
     result: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULT,
 ) -> None:
     """Merge in turns and compare."""
     sizes = make_models(work)
-    facts: dict[str, Any] = {"parameters": sizes["parameters"], "rounds": rounds, "methods": {}}
-    for method in ("task_arithmetic", "ties"):
-        recipe = write_recipe(work, method)
+    facts: dict[str, Any] = json.loads(result.read_text()) if result.is_file() else {"methods": {}}
+    facts["parameters"] = sizes["parameters"]
+    for name in method or METHODS:
+        recipe = write_recipe(work, name)
         runs: dict[str, list[dict[str, float]]] = {"mergekit": [], "twinserve": []}
         for _ in range(rounds):
             for tool in runs:
-                out = work / f"{tool}-{method}"
+                out = work / f"{tool}-{name}"
                 shutil.rmtree(out, ignore_errors=True)
                 runs[tool].append(measured(command(tool, recipe, out)))
-        facts["methods"][method] = {
+        facts["methods"][name] = {
+            "rounds": rounds,
             **{tool: _summary(found) for tool, found in runs.items()},
-            **compared(work, method),
+            **compared(work, name),
         }
     # What a process needs before it has read a tensor.
     idle = measured([str(BIN / "python"), "-c", "import serve.commands.merge, compress.mergedmodel, torch"])

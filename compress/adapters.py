@@ -247,7 +247,7 @@ def recorded_base_hash(folder: Path) -> str | None:
 def _adapter_tensors(folder: Path, *, optional: bool) -> TensorFiles:
     """adapter_model.safetensors; where it is optional and not there, no tensors."""
     if optional and not (folder / "adapter_model.safetensors").is_file():
-        return TensorFiles(folder, {}, {}, {})
+        return TensorFiles(folder)
     return open_tensors(folder, "adapter_model")
 
 

@@ -47,10 +47,11 @@ class Checkpoint:
         config: PretrainedConfig,
         table: dict[str, Parameter],
         tensors: TensorFiles,
-        keys: dict[str, str],
+        prefix: str,
     ) -> None:
         self.folder, self.config, self.table = folder, config, table
-        self.tensors, self._keys = tensors, keys
+        self.tensors, self._prefix = tensors, prefix
+        self._keys = _match(folder, table, tensors, prefix)
         self._sha256: str | None = None
 
     @classmethod
@@ -62,11 +63,13 @@ class Checkpoint:
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder}: no config.json here; point to a Hugging Face model folder")
         config = read_config(str(folder))
-        table = parameter_table(config) if base is None else base.table
-        if base is not None:
+        if base is None:
+            table = parameter_table(config)
+            prefix = getattr(empty_model(config), "base_model_prefix", "") + "."
+        else:
             _check_same_model(folder, config, base.config)
-        tensors = open_tensors(folder)
-        checkpoint = cls(folder, config, table, tensors, _match(folder, config, table, tensors))
+            table, prefix = base.table, base._prefix
+        checkpoint = cls(folder, config, table, open_tensors(folder), prefix)
         checkpoint._check_tied_heads()
         return checkpoint
 
@@ -125,11 +128,8 @@ def _check_same_model(folder: Path, config: PretrainedConfig, base: PretrainedCo
             )
 
 
-def _match(
-    folder: Path, config: PretrainedConfig, table: dict[str, Parameter], tensors: TensorFiles
-) -> dict[str, str]:
-    """Canonical name -> name in the file. Files may lack or add the model's prefix (``transformer.``)."""
-    prefix = getattr(empty_model(config), "base_model_prefix", "") + "."
+def _match(folder: Path, table: dict[str, Parameter], tensors: TensorFiles, prefix: str) -> dict[str, str]:
+    """Canonical name -> name in the file. Files may lack or add the model's ``prefix`` (``transformer.``)."""
     keys: dict[str, str] = {}
     unknown: list[str] = []
     heads = {f"{p.tied_head}.weight" for p in table.values() if p.tied_head}

@@ -68,8 +68,8 @@ def open_inputs(recipe: Recipe, relative_to: Path | None = None) -> Inputs:
     finetunes: dict[str, Finetune] = {}
     for expert in recipe.experts:
         finetunes[expert.task] = open_finetune(resolve(expert.checkpoint, relative_to), base)
-    hashes = each(lambda finetune: finetune.sha256(), finetunes.values())
-    return Inputs(base, base.sha256(), finetunes, dict(zip(finetunes, hashes, strict=True)))
+    base_sha256, *hashes = each(lambda one: one.sha256(), [base, *finetunes.values()])
+    return Inputs(base, base_sha256, finetunes, dict(zip(finetunes, hashes, strict=True)))
 
 
 def refuse_overlap(sources: Sequence[str], output: Path, relative_to: Path | None = None) -> None:

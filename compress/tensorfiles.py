@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,39 +19,66 @@ from torch import Tensor
 
 from compress.errors import InputError
 
-# Elements of a parameter that are worked on at once: a few megabytes an input stay in the processor's caches,
+# Elements of a parameter that are worked on at once: a megabyte an input stays in the processor's caches,
 # and memory does not grow with the parameter.
-STRETCH = 1 << 20
+STRETCH = 1 << 18
+METADATA = "__metadata__"
+# The format's names; of those that it has, the ones that torch computes with.
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
+}  # fmt: skip
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
 class TensorFiles:
-    """The tensors of one folder: name -> the file that holds it. No file stays open between reads,
-    so that memory stays at one tensor and not at the pages of every checkpoint."""
+    """The tensors of one folder: name -> the file that holds it, and where. They are read by position: mapped
+    files would count with all their pages as this process' memory, and cost a fault for each."""
 
     folder: Path
-    files: dict[str, Path]
-    shapes: dict[str, tuple[int, ...]]
-    dtypes: dict[str, str]
+    files: dict[str, Path] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         """One tensor, or some of its rows, in its stored dtype.
 
         Raises InputError when the file has become unreadable or the tensor holds NaN or infinity.
         """
-        path = self.files[name]
+        path, shape, code = self.files[name], self.shapes[name], self.dtypes[name]
+        if code not in DTYPES:
+            raise InputError(f"{path}: tensor {name} is stored as {code}, which is not supported")
+        first = 0
+        if rows is not None:
+            first, stop, _ = rows.indices(shape[0])
+            shape = (max(0, stop - first), *shape[1:])
+        tensor = torch.empty(shape, dtype=DTYPES[code])
+        at = self.offsets[name] + first * math.prod(shape[1:]) * tensor.itemsize
         try:
-            with safe_open(path, framework="pt") as file:
-                tensor = file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
-                tensor = tensor.clone()
-        except (SafetensorError, OSError) as error:
+            _fill(tensor, path, at)
+        except OSError as error:
             raise InputError(f"{path}: tensor {name} cannot be read: {error}") from error
         if tensor.is_floating_point() and not is_finite(tensor):
             raise InputError(
                 f"{path}: tensor {name} holds NaN or infinite values; repair or retrain the checkpoint"
             )
         return tensor
+
+
+def _fill(tensor: Tensor, path: Path, at: int) -> None:
+    data = tensor.view(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        while data:
+            count = os.preadv(file, [data], at)
+            if not count:
+                raise OSError("the file has become shorter")
+            data, at = data[count:], at + count
+    finally:
+        os.close(file)
 
 
 def open_tensors(folder: Path, stem: str = "model") -> TensorFiles:
@@ -62,22 +93,31 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorFiles:
         paths = _shards(index)
     else:
         raise InputError(_nothing_found(folder, single.name))
-    files: dict[str, Path] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    dtypes: dict[str, str] = {}
+    found = TensorFiles(folder)
     for path in paths:
         try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    part = file.get_slice(name)
-                    files[name] = path
-                    shapes[name] = tuple(part.get_shape())
-                    dtypes[name] = part.get_dtype()
+            # Refuses what is no whole safetensors file; only the offsets it keeps to itself.
+            with safe_open(path, framework="pt"):
+                header, begin = _header(path)
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"{path}: not a complete safetensors file ({error}); download or copy it again"
             ) from error
-    return TensorFiles(folder, files, shapes, dtypes)
+        for name, entry in header.items():
+            if name != METADATA:
+                found.files[name] = path
+                found.shapes[name] = tuple(entry["shape"])
+                found.dtypes[name] = entry["dtype"]
+                found.offsets[name] = begin + entry["data_offsets"][0]
+    return found
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The head of a safetensors file, and where its data begin."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(length))
+    return header, 8 + length
 
 
 def _shards(index: Path) -> list[Path]:

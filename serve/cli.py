@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -48,6 +50,10 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=os.environ.get("TWINSERVE_LOG", "WARNING"), format="%(levelname)s %(message)s")
     errors = Console(stderr=True)
+    # Imports leave objects by the hundred thousand. To look through them for cycles over and over, and once
+    # more at the end, would take a second of every command.
+    gc.set_threshold(10_000)
+    atexit.register(gc.freeze)
     try:
         app()
     except InputError as error:

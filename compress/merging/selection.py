@@ -63,7 +63,8 @@ def nth_largest(stretches: Stretches, size: int, n: int) -> tuple[float, int]:
 def _bracket(stretches: Stretches, size: int, n: int) -> tuple[int, int]:
     """Two bit patterns that the n-th largest most likely lies between."""
     step = max(1, size // SAMPLE)
-    picked = [_bits(part)[-start % step :: step] for start, part in stretches()]
+    # Copies: a view would keep its whole stretch in memory.
+    picked = [_bits(part)[-start % step :: step].copy() for start, part in stretches()]
     sample = np.sort(np.concatenate(picked))
     place = sample.size * (size - n) // size
     # Four standard deviations of a sampled quantile.
