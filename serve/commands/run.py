@@ -53,6 +53,6 @@ def serve(
         highlight=False,
     )
     try:
-        uvicorn.run(create_app(engine), host=settings.host, port=settings.port, log_level="warning")
+        uvicorn.run(create_app(engine, settings), host=settings.host, port=settings.port, log_level="warning")
     finally:
         engine.stop()
