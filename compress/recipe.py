@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compress.errors import InputError
 from compress.merging import METHODS, MergeMethod
+from compress.yamlfile import read_mapping
 
 # "shared" is how a bundle carries a merge that its experts' factors cannot express.
 SHARED = "shared"
@@ -158,16 +158,7 @@ class Recipe(Strict):
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a YAML file, ours or mergekit's. Raises InputError: one sentence that names file and
     key."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the recipe cannot be read: {error}") from error
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    content = read_mapping(path, "recipe", list(Recipe.model_fields))
     if "merge_method" in content:
         from compress.mergekit import from_mergekit
 

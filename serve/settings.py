@@ -1,4 +1,4 @@
-"""What an operator can set, by option, environment variable (TWINSERVE_…) or not at all."""
+"""How an engine runs a bundle: by option, environment variable (TWINSERVE_…) or not at all."""
 
 from __future__ import annotations
 
@@ -12,39 +12,45 @@ from compress.loading import first_line
 from serve.costs import Costs
 from serve.planner import Mode
 
+PREFIX = "TWINSERVE_"
+
 
 class EngineSettings(BaseSettings):
-    """How the engine runs a bundle.
+    """How the engine runs a bundle."""
 
-    ``device``: any torch device; ``auto`` takes CUDA where it is. ``dtype``: ``auto`` is bfloat16 on
-    CUDA and float32 elsewhere. ``slots``: requests that decode together. ``max_model_len``: tokens
-    of prompt and answer together; None is the model's limit, at most 4096. ``kv_memory``,
-    ``prefix_memory``: bytes for keys and values of running requests, and of prompts seen before.
-    ``step_tokens``: tokens of a step while answers run, prompts and answers together; a longer
-    prompt takes several. With more prompts in prefill than answers, a step has up to four times as many.
-    ``composed_memory``: bytes for mixtures kept as dense weights, each costing the bytes of the
-    weights that experts change; None has room for two. ``composition`` fixes how mixtures are
-    served instead of leaving it to the planner. ``static_shapes``: steps that only decode come in few
-    shapes, as graphs on a GPU need, for some rows more; None is so everywhere but on the CPU.
-    ``costs``: what the planner would measure at start-up (JSON in the environment).
-    ``request_timeout``: seconds after which a request is given up.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="TWINSERVE_", extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", use_attribute_docstrings=True
+    )
 
     device: str = "auto"
+    """Any torch device; ``auto`` takes CUDA where it is."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Of weights and arithmetic; ``auto`` is bfloat16 on CUDA and float32 elsewhere."""
     slots: int = Field(16, ge=1)
+    """Requests that decode together."""
     max_model_len: int | None = Field(None, ge=2)
+    """Tokens of prompt and answer together; unset is the model's limit, at most 4096."""
     kv_memory: ByteSize = Field(ByteSize(2 * 2**30), ge=1)
+    """Bytes for keys and values of running requests."""
     prefix_memory: ByteSize = Field(ByteSize(256 * 2**20), ge=0)
+    """Bytes for keys and values of prompts seen before."""
     step_tokens: int = Field(256, ge=1)
+    """Tokens of a step while answers run, prompts and answers together; a longer prompt takes several.
+    With more prompts in prefill than answers, a step has up to four times as many."""
     composed_memory: ByteSize | None = Field(None, ge=0)
+    """Bytes for mixtures kept as dense weights, each costing the bytes of the weights that experts change;
+    unset has room for two."""
     composition: Mode = "auto"
+    """Fixes how mixtures are computed instead of leaving it to the planner."""
     static_shapes: bool | None = None
+    """Steps that only decode come in few shapes, as graphs on a GPU need, for some rows more; unset is so
+    everywhere but on the CPU."""
     costs: Costs | None = None
+    """What the planner would measure at start-up."""
     request_timeout: float | None = Field(None, gt=0)
+    """Seconds after which a request is given up."""
     threads: int | None = Field(None, ge=1)
+    """CPU threads of one forward pass; unset leaves it to torch."""
 
     @field_validator("device")
     @classmethod

@@ -11,6 +11,7 @@ from serve.api import chat, completions, errors, health, models, scores
 from serve.api.headers import RequestIds
 from serve.api.responses import ErrorBody
 from serve.api.surface import EngineSurface
+from serve.serversettings import ServerSettings
 
 # Also keeps the framework from documenting 422, which this API never sends.
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -19,14 +20,15 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(engine: EngineSurface) -> FastAPI:
-    """An ASGI app that serves ``engine`` in OpenAI's wire format.
+def create_app(engine: EngineSurface, settings: ServerSettings | None = None) -> FastAPI:
+    """An ASGI app that serves ``engine`` in OpenAI's wire format. settings: None is all defaults.
 
     The app neither starts nor stops the engine: whoever made it owns it. It may be handed over
     before it is ready; until then answers are refused with 503.
     """
     app = FastAPI(title="twinserve", responses=ERRORS, redirect_slashes=False)
     app.state.engine = engine
+    app.state.settings = settings or ServerSettings.model_construct()
     app.state.started = int(time.time())
     app.add_middleware(RequestIds)
     errors.install(app)

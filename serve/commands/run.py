@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from serve.commands.options import Device, Dtype, MaxModelLen, Slots, Threads, engine_settings
+from serve.commands.options import Device, Dtype, MaxModelLen, Slots, Threads
 
 
 def serve(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="Settings; docs/settings.md has them all.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8000.")] = None,
     name: Annotated[str | None, typer.Option(help="Model id; default: the bundle's folder name.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     slots: Slots = None,
     max_model_len: MaxModelLen = None,
     threads: Threads = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings as they would be, and end.")
+    ] = False,
 ) -> None:
     """Serve a bundle over HTTP, in OpenAI's format.
 
@@ -30,15 +37,22 @@ def serve(
 
     from serve.api.app import create_app
     from serve.engine import Engine
+    from serve.serversettings import as_yaml, read_settings
 
-    settings = engine_settings(
-        device=device, dtype=dtype, slots=slots, max_model_len=max_model_len, threads=threads
-    )
-    engine = Engine.open(bundle, settings, name=name)
+    options = {
+        "host": host, "port": port, "name": name, "device": device, "dtype": dtype, "slots": slots,
+        "max_model_len": max_model_len, "threads": threads,
+    }  # fmt: skip
+    settings = read_settings(config, **{key: value for key, value in options.items() if value is not None})
+    if print_config:
+        sys.stdout.write(as_yaml(settings))
+        return
+    engine = Engine.open(bundle, settings, name=settings.name)
     Console(stderr=True).print(
-        f"serving {engine.name} with {', '.join(engine.tasks)} on http://{host}:{port}", highlight=False
+        f"serving {engine.name} with {', '.join(engine.tasks)} on http://{settings.host}:{settings.port}",
+        highlight=False,
     )
     try:
-        uvicorn.run(create_app(engine), host=host, port=port, log_level="warning")
+        uvicorn.run(create_app(engine, settings), host=settings.host, port=settings.port, log_level="warning")
     finally:
         engine.stop()
