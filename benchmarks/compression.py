@@ -2,8 +2,8 @@
 
     python -m benchmarks.compression BASE FINETUNE --task movies --task reversal --task recall
 
-Error and exact match at shares of the delta's own bytes, and mergekit-extract-lora at equal rank beside it.
-Prints a table and writes benchmarks/results/compression.json.
+Error, divergence from the fine-tune's predictions and exact match at shares of the delta's own bytes, and
+mergekit-extract-lora at equal rank beside it. Prints a table and writes benchmarks/results/compression.json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,11 +23,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
+from torch.nn.functional import kl_div
 
 from compress.checkpoints import Checkpoint
 from compress.decompose import Decomposition, bits_by_matrix
 from compress.exclusive import Pieces, compress_matrices
-from compress.loading import load_model
+from compress.loading import load_model, load_tokenizer
 from compress.lowrank import LowRank, truncate
 from compress.recipe import ExclusiveRecipe
 from compress.sources import resolve
@@ -35,7 +36,8 @@ from compress.workspace import Workspace
 from serve.commands.options import engine_settings
 from serve.commands.progress import bars
 from serve.comparison import plain_engine
-from serve.evaluate import read_data, score
+from serve.evaluate import Item, read_data, score
+from serve.prompts import file_ids
 from serve.request import Target
 
 DATA = Path("examples/zoo/data/test")
@@ -69,20 +71,26 @@ def main(
     delta_bytes = 2 * opened.parameters
     rows: list[dict[str, Any]] = []
     with bars() as shown:
+        exact: list[torch.Tensor] = []
 
-        def scored(weights: dict[str, torch.Tensor], name: str) -> float:
+        def scored(weights: dict[str, torch.Tensor], name: str) -> dict[str, float]:
             model = load_model(opened.folder, torch.float32)
             model.load_state_dict(weights, strict=False)
             count = sum(map(len, items.values()))
+            predicted = predictions(model, opened.folder, items)
+            # The first model is the fine-tune itself.
+            exact.extend(predicted if not exact else ())
+            apart = [
+                kl_div(ours, its, log_target=True, reduction="batchmean")
+                for ours, its in zip(predicted, exact, strict=True)
+            ]
             with plain_engine(lambda: model, opened.folder, settings) as engine:
                 found = score(engine, items, lambda _: Target("static"), shown.stage(name, count))
-            return 100 * found.average
+            return {"divergence": float(torch.stack(apart).mean()), "score": 100 * found.average}
 
         part.run(ExclusiveRecipe.model_validate({"size": "1x"}), 1.0, shown.report)
         whole = dict(_weights(opened, tuned, None))
-        rows.append(
-            {"stored as": "the fine-tune", "share": 1.0, "error": 0.0, "score": scored(whole, "whole")}
-        )
+        rows.append({"stored as": "the fine-tune", "share": 1.0, "error": 0.0, **scored(whole, "whole")})
         for share in SHARES:
             for dtype in DTYPES:
                 exclusive = ExclusiveRecipe.model_validate({"size": "1x", "dtype": dtype})
@@ -98,7 +106,7 @@ def main(
                         "bytes": _bytes(pieces),
                         "components": sum(row["rank"] for row in pieces.rows),
                         "error": 1 - pieces.kept,
-                        "score": scored(dict(_weights(opened, tuned, pieces)), name),
+                        **scored(dict(_weights(opened, tuned, pieces)), name),
                     }
                 )
     facts = {
@@ -113,6 +121,22 @@ def main(
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(facts, indent=2) + "\n")
     show(facts, Console())
+
+
+@torch.no_grad()
+def predictions(
+    model: torch.nn.Module, folder: Path, items: Mapping[str, Sequence[Item]]
+) -> list[torch.Tensor]:
+    """Log-probabilities of every next token along each reference answer, its end included: of every prompt
+    [tokens, vocabulary]."""
+    tokenizer = load_tokenizer(folder)
+    found = []
+    for item in (item for asked in items.values() for item in asked):
+        prompt = file_ids(tokenizer, item.messages)
+        answer = tokenizer(item.answer, add_special_tokens=False)["input_ids"]
+        logits = model(input_ids=torch.tensor([prompt + answer]), logits_to_keep=len(answer) + 1).logits[0]
+        found.append(logits.float().log_softmax(-1))
+    return found
 
 
 def _weights(
@@ -180,7 +204,8 @@ def _delta(base: Checkpoint, tuned: Checkpoint, name: str) -> torch.Tensor:
 def show(facts: dict[str, Any], console: Console) -> None:
     """The figures as tables."""
     table = Table(title=f"{facts['fine-tune']}: error and exact match by size", title_justify="left")
-    for column in ("share of the delta's bytes", "factors", "MB", "components", "error", "exact match"):
+    columns = ("share of the delta's bytes", "factors", "MB", "components", "error", "nats", "exact match")
+    for column in columns:
         table.add_column(column, justify="left" if column == "factors" else "right")
     for row in facts["rows"]:
         share = "1" if row["share"] == 1 else f"1/{1 / row['share']:.0f}"
@@ -190,6 +215,7 @@ def show(facts: dict[str, Any], console: Console) -> None:
             f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else "",
             str(row.get("components", "")),
             f"{100 * row['error']:.1f} %",
+            f"{row['divergence']:.4f}",
             f"{row['score']:.1f}",
         )
     console.print(table)
