@@ -16,6 +16,7 @@ from compress.errors import InputError
 from router import Route
 from serve.api.app import create_app
 from serve.request import Event, GenerationRequest, Routing
+from serve.serversettings import ServerSettings
 
 ANSWER = ("one", " two", " three", " four")
 CHAT_TEMPLATE = (
@@ -124,7 +125,13 @@ class StubEngine:
 
 
 def ask(
-    engine: StubEngine, path: str, body: Any = None, *, method: str | None = None, **options: Any
+    engine: StubEngine,
+    path: str,
+    body: Any = None,
+    *,
+    method: str | None = None,
+    settings: ServerSettings | None = None,
+    **options: Any,
 ) -> httpx.Response:
     """One response of a new app around ``engine``: POST with a JSON body, GET without."""
     if body is not None:
@@ -134,7 +141,7 @@ def ask(
     method = method or ("POST" if "content" in options else "GET")
 
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(engine))
+        transport = httpx.ASGITransport(create_app(engine, settings))
         async with httpx.AsyncClient(transport=transport, base_url="http://twin") as client:
             return await client.request(method, path, **options)
 
