@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -172,7 +172,7 @@ def frames(response: httpx.Response) -> list[Any]:
 class Connection:
     """One request on a bare ASGI connection, which the test can cut."""
 
-    def __init__(self, app: FastAPI, path: str, body: Any) -> None:
+    def __init__(self, app: FastAPI, path: str, body: Any, headers: Mapping[str, str] = {}) -> None:
         self.sent: list[Any] = []
         self.progress = asyncio.Event()
         self._cut = asyncio.Event()
@@ -189,7 +189,10 @@ class Connection:
             "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [(b"content-type", b"application/json")],
+            "headers": [
+                (b"content-type", b"application/json"),
+                *((name.encode(), value.encode()) for name, value in headers.items()),
+            ],
         }
         self.task = asyncio.create_task(app(scope, self._receive, self._send))
 
@@ -200,6 +203,10 @@ class Connection:
     def block_sending(self) -> None:
         """The client reads no more: sending waits forever."""
         self._open.clear()
+
+    def read_on(self) -> None:
+        """The client reads again."""
+        self._open.set()
 
     async def until(self, condition: Callable[[list[Any]], bool]) -> None:
         """Wait for what was sent to fulfil ``condition``."""
