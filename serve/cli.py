@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from compress.errors import InputError
-from serve.commands import align, ask, build, evaluate, evolve, export, grow, inspect, merge, run
+from serve.commands import align, ask, build, evaluate, evolve, export, grow, inspect, keys, merge, run
 
 app = typer.Typer(
     name="twinserve",
@@ -40,6 +40,7 @@ for command in (
     ask.route,
 ):
     app.command(name=command.__name__.replace("_", "-").replace("evaluate", "eval"))(command)
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

@@ -243,7 +243,8 @@ class Engine:
         row = sampler.Row(params, sampler.generator(params), request.prompt, tokens)
         job = Job(request, sink, Detokenizer(self.tokenizer, params.stop), row, tokens)
         longest = len(request.prompt) + params.max_tokens
-        deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        timeouts = [seconds for seconds in (self.timeout, request.timeout) if seconds is not None]
+        deadline = time.monotonic() + min(timeouts) if timeouts else None
         job.entry = Entry(job, len(request.prompt), longest, deadline)
         if request.target.kind == "dynamic":
             job.query = self._query(request.turns)

@@ -58,12 +58,14 @@ class Target:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One prompt to continue. prompt: token ids. turns: the user's own words, oldest first, to route."""
+    """One prompt to continue. prompt: token ids. turns: the user's own words, oldest first, to route.
+    timeout: seconds after which it is given up, where the engine's own is not shorter."""
 
     prompt: list[int]
     params: SamplingParams
     target: Target
     turns: tuple[str, ...] = ()
+    timeout: float | None = None
 
     def choices(self, n: int) -> list[GenerationRequest]:
         """This request ``n`` times, each with random numbers of its own; the first is unchanged."""

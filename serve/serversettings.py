@@ -19,6 +19,8 @@ from pydantic_settings import (
 from compress.errors import InputError
 from compress.recipe import validation_sentence
 from compress.yamlfile import read_mapping
+from serve.api.limits import Limits
+from serve.api.security import Security
 from serve.settings import PREFIX, EngineSettings
 
 # Read by the command line itself, before there are settings.
@@ -28,12 +30,18 @@ OTHER_VARIABLES = {"LOG"}
 class ServerSettings(EngineSettings):
     """The endpoint: where it listens, and all that its engine needs."""
 
+    request_timeout: float | None = Field(600.0, gt=0)
+    """Seconds after which a request is given up; a client may ask for less with ``x-request-timeout``."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     name: str | None = None
     """Model id that clients ask for; unset is the bundle's folder name."""
+    limits: Limits = Field(default_factory=Limits)
+    """What the endpoint takes on before it refuses."""
+    security: Security = Field(default_factory=Security)
+    """Who may ask, and what browsers may do."""
 
 
 def read_settings(file: Path | None = None, **options: Any) -> ServerSettings:
@@ -53,7 +61,8 @@ def read_settings(file: Path | None = None, **options: Any) -> ServerSettings:
 
 
 def as_yaml(settings: ServerSettings) -> str:
-    """Every setting and its value, as a settings file that gives the same again; secrets are left out."""
+    """Every setting and its value, as a settings file that gives the same again; secrets are
+    masked, and a mask is refused as a secret."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 

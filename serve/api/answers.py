@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
+from serve.api.backlog import Backlog, Tagged
 from serve.api.surface import EngineSurface
 from serve.request import Event, GenerationRequest, TokenLogprob
-
-# Which choice of the response, and what its answer got.
-Tagged = tuple[int, Event]
 
 
 @dataclass
@@ -51,31 +49,29 @@ async def merged(
     is driven and closed by a task of its own, because a response is begun and finished in
     different tasks.
     """
-    queue: asyncio.Queue[Tagged | BaseException | None] = asyncio.Queue()
+    backlog = Backlog()
 
     async def pump(index: int, request: GenerationRequest) -> None:
         try:
-            await _drain(engine.stream(request), index, queue)
+            await _drain(engine.stream(request), index, backlog)
         except asyncio.CancelledError:
             # Also when it is the engine that cancels: silence would leave the client waiting.
-            queue.put_nowait(RuntimeError("the engine dropped the request"))
+            backlog.end(RuntimeError("the engine dropped the request"))
             raise
         except Exception as error:
-            queue.put_nowait(error)
+            backlog.end(error)
         else:
-            queue.put_nowait(None)
+            backlog.end()
 
     tasks = [asyncio.create_task(pump(i, request)) for i, request in enumerate(requests)]
     running = len(tasks)
     try:
         while running:
-            item = await queue.get()
-            if item is None:
+            tagged = await backlog.get()
+            if tagged is None:
                 running -= 1
-            elif isinstance(item, BaseException):
-                raise item
             else:
-                yield item
+                yield tagged
     finally:
         for task in tasks:
             task.cancel()
@@ -95,16 +91,12 @@ async def collect(engine: EngineSurface, requests: Sequence[GenerationRequest]) 
     return answers
 
 
-async def _drain(
-    stream: AsyncIterator[Event],
-    index: int,
-    queue: asyncio.Queue[Tagged | BaseException | None],
-) -> None:
+async def _drain(stream: AsyncIterator[Event], index: int, backlog: Backlog) -> None:
     finished = False
     try:
         async for event in stream:
             finished = event.finish_reason is not None
-            queue.put_nowait((index, event))
+            backlog.put(index, event)
     finally:
         aclose = getattr(stream, "aclose", None)
         if aclose is not None:

@@ -10,11 +10,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from serve.api.answers import Answer
+from serve.api.deadline import request_timeout
 from serve.api.generation import Stamp, respond
 from serve.api.logprobs import CompletionLogprobsForm
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
-from serve.api.prompts import check_routable, prompt_ids, prompt_turns
+from serve.api.prompts import aside, check_routable, prompt_ids, prompt_turns
 from serve.api.responses import Completion, CompletionChoice, Usage
 from serve.api.schemas import CompletionRequest
 from serve.api.surface import ReadyEngine
@@ -32,15 +33,21 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
     those of the first prompt, then those of the next."""
     target = resolve(engine, body.model, body.mixture)
     check_stream_options(body)
-    requests: list[GenerationRequest] = []
-    for prompt in body.prompt:
-        ids = prompt_ids(engine.tokenizer, prompt)
-        params = sampling_params(engine, body, len(ids), DEFAULT_MAX_TOKENS, "prompt")
-        turns = prompt_turns(engine.tokenizer, prompt)
-        check_routable(target, turns, "prompt")
-        requests += GenerationRequest(ids, params, target, turns).choices(body.choices)
+    timeout = request_timeout(http)
+    http.state.ticket.enter(len(body.prompt) * body.choices)
+
+    def requests() -> list[GenerationRequest]:
+        made: list[GenerationRequest] = []
+        for prompt in body.prompt:
+            ids = prompt_ids(engine.tokenizer, prompt)
+            params = sampling_params(engine, body, len(ids), DEFAULT_MAX_TOKENS, "prompt")
+            turns = prompt_turns(engine.tokenizer, prompt)
+            check_routable(target, turns, "prompt")
+            made += GenerationRequest(ids, params, target, turns, timeout).choices(body.choices)
+        return made
+
     form = CompletionForm(Stamp(body.model, "cmpl"), engine.tokenizer)
-    return await respond(http, engine, body, requests, form)
+    return await respond(http, engine, body, await aside(requests), form)
 
 
 class CompletionForm:

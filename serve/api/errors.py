@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from compress.errors import InputError
 from serve.api.disconnect import ClientGone
-from serve.api.validation import refusal
+from serve.api.validation import refusal, sendable
 from serve.job import DeadlineError, EngineError
 
 log = logging.getLogger(__name__)
@@ -51,11 +51,13 @@ class ApiError(Exception):
     def body(self) -> dict[str, dict[str, str | None]]:
         """The JSON object sent, in a response or in a stream."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
         return {
             "error": {
-                "message": _sendable(self.message),
+                "message": sendable(self.message),
                 "type": kind,
-                "param": None if self.param is None else _sendable(self.param),
+                "param": None if self.param is None else sendable(self.param),
                 "code": self.code,
             }
         }
@@ -121,8 +123,3 @@ def install(app: FastAPI) -> None:
         else:
             message, code = f"{error.detail}.", None
         return ApiError(error.status_code, message, code=code, headers=error.headers).response()
-
-
-def _sendable(text: str) -> str:
-    """``text`` without lone surrogates: JSON may carry them in, UTF-8 cannot carry them out."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

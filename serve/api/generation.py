@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from serve.api.answers import Answer, collect, first, merged
 from serve.api.disconnect import until_disconnect
+from serve.api.errors import ApiError
 from serve.api.headers import routing_headers
 from serve.api.responses import Sent, Usage
 from serve.api.schemas import Generation
@@ -53,13 +54,15 @@ async def respond(
     """The engine's answers to ``requests`` as a response: all choices of the first prompt, then all of
     the next.
 
-    Raises InputError for what the engine refuses, before anything is generated. A stream begins
-    with its first event, so that its status and headers tell what happened until then.
+    Raises InputError for what the engine refuses and ApiError 400 for more prompt tokens than the settings
+    allow, before anything is generated. A stream begins with its first event, so that its status and
+    headers tell what happened until then.
     """
     prompts = requests[:: body.choices]
+    prompt_tokens = sum(len(request.prompt) for request in prompts)
+    _check_prompt_tokens(http, prompt_tokens)
     for request in prompts:
         engine.check(request)
-    prompt_tokens = sum(len(request.prompt) for request in prompts)
     if not body.stream:
         answers = await until_disconnect(http.receive, collect(engine, requests))
         usage = Usage.of(prompt_tokens, sum(answer.tokens for answer in answers))
@@ -82,7 +85,20 @@ async def respond(
         include_usage=options is not None and bool(options.include_usage),
         request_id=http.state.request_id,
     )
-    return EventStream(lines, events, _headers(prompts, opening[1].routing))
+    patience = http.app.state.settings.limits.stalled_reader
+    return EventStream(lines, events, _headers(prompts, opening[1].routing), patience)
+
+
+def _check_prompt_tokens(http: Request, tokens: int) -> None:
+    most = http.app.state.settings.limits.prompt_tokens
+    if most is not None and tokens > most:
+        http.app.state.gate_metrics.refused["prompt_tokens"] += 1
+        raise ApiError(
+            400,
+            f"The request's prompts have {tokens} tokens, and {most} are the most here; send it in parts, or"
+            " shorter prompts.",
+            code="too_many_prompt_tokens",
+        )
 
 
 def _headers(prompts: Sequence[GenerationRequest], routing: Routing) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
@@ -25,6 +25,7 @@ async def ready(engine: ReadyEngine) -> Status:
 
 
 @routes.get("/metrics")
-async def metrics(engine: CurrentEngine) -> Response:
-    """What the engine has done, in Prometheus' text format."""
-    return Response(generate_latest(engine.metrics), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request, engine: CurrentEngine) -> Response:
+    """What the engine has done and the gate refused, in Prometheus' text format."""
+    text = generate_latest(engine.metrics) + generate_latest(request.app.state.gate_metrics)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -134,7 +134,8 @@ TokenId = Annotated[int, Field(ge=0)]
 class Body(BaseModel):
     """A JSON object in which every field is known and has the right type, without conversions."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    # What clients send is not to end up in logs, where a traceback would show it.
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     harmless: ClassVar[Collection[str]] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -47,12 +48,31 @@ def serve(
     if print_config:
         sys.stdout.write(as_yaml(settings))
         return
+    settings.security.keys()  # a broken keys file is told before the model is loaded
     engine = Engine.open(bundle, settings, name=settings.name)
-    Console(stderr=True).print(
+    said = Console(stderr=True)
+    said.print(
         f"serving {engine.name} with {', '.join(engine.tasks)} on http://{settings.host}:{settings.port}",
         highlight=False,
     )
     try:
-        uvicorn.run(create_app(engine, settings), host=settings.host, port=settings.port, log_level="warning")
+        app = create_app(engine, settings)
+        if app.state.keys.open and not _only_here(settings.host):
+            said.print(
+                f"warning: everybody who reaches {settings.host} may ask; set security.keys_file or"
+                " security.api_key",
+                style="yellow",
+                highlight=False,
+                soft_wrap=True,
+            )
+        uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", server_header=False)
     finally:
         engine.stop()
+
+
+def _only_here(host: str) -> bool:
+    """Whether only programs of this machine reach that address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
