@@ -46,7 +46,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=os.environ.get("TWINSERVE_LOG", "WARNING"), format="%(levelname)s %(message)s")
+    level = os.environ.get("TWINSERVE_LOG", "WARNING").upper()
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     errors = Console(stderr=True)
     try:
         app()

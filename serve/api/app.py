@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from serve.api import chat, completions, errors, health, models, scores
+from serve.api.access import AccessLog
 from serve.api.headers import RequestIds
 from serve.api.responses import ErrorBody
 from serve.api.surface import EngineSurface
@@ -31,6 +32,7 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     app.state.settings = settings or ServerSettings.model_construct()
     app.state.started = int(time.time())
     app.add_middleware(RequestIds)
+    app.add_middleware(AccessLog)
     errors.install(app)
     for part in (completions, chat, scores, models, health):
         app.include_router(part.routes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ import typer
 from rich.console import Console
 
 from serve.commands.options import Device, Dtype, MaxModelLen, Slots, Threads
+
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -37,6 +40,7 @@ def serve(
 
     from serve.api.app import create_app
     from serve.engine import Engine
+    from serve.logs import configure
     from serve.serversettings import as_yaml, read_settings
 
     options = {
@@ -47,12 +51,21 @@ def serve(
     if print_config:
         sys.stdout.write(as_yaml(settings))
         return
+    configure(settings.log)
     engine = Engine.open(bundle, settings, name=settings.name)
-    Console(stderr=True).print(
-        f"serving {engine.name} with {', '.join(engine.tasks)} on http://{settings.host}:{settings.port}",
-        highlight=False,
-    )
+    told = f"serving {engine.name} with {', '.join(engine.tasks)} on http://{settings.host}:{settings.port}"
+    if settings.log.format == "json":
+        log.info(told)
+    else:
+        Console(stderr=True).print(told, highlight=False)
     try:
-        uvicorn.run(create_app(engine, settings), host=settings.host, port=settings.port, log_level="warning")
+        # Its own lines for requests know neither model nor tokens; ours do.
+        uvicorn.run(
+            create_app(engine, settings),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+        )
     finally:
         engine.stop()
