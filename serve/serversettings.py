@@ -23,6 +23,7 @@ from compress.recipe import validation_sentence
 from compress.yamlfile import read_mapping
 from serve.logs import LogSettings
 from serve.settings import PREFIX, EngineSettings
+from serve.tracing import TracingSettings
 
 
 class ServerSettings(EngineSettings):
@@ -35,6 +36,7 @@ class ServerSettings(EngineSettings):
     name: str | None = None
     """Model id that clients ask for; unset is the bundle's folder name."""
     log: LogSettings = Field(default_factory=LogSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
 
 
 def read_settings(file: Path | None = None, **options: Any) -> ServerSettings:

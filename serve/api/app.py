@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 
 from serve.api import chat, completions, errors, health, models, scores
 from serve.api.access import AccessLog
+from serve.api.exchange import Exchange
 from serve.api.headers import RequestIds
 from serve.api.responses import ErrorBody
 from serve.api.surface import EngineSurface
@@ -32,8 +34,16 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     app.state.settings = settings or ServerSettings.model_construct()
     app.state.started = int(time.time())
     app.add_middleware(RequestIds)
-    app.add_middleware(AccessLog)
+    app.add_middleware(AccessLog, trace=_tracing(app.state.settings))
     errors.install(app)
     for part in (completions, chat, scores, models, health):
         app.include_router(part.routes)
     return app
+
+
+def _tracing(settings: ServerSettings) -> Callable[[Exchange], None] | None:
+    if settings.tracing.endpoint is None:
+        return None
+    from serve.api.spans import Spans, to_collector
+
+    return Spans(to_collector(settings.tracing.endpoint))
