@@ -49,7 +49,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=os.environ.get("TWINSERVE_LOG", "WARNING"), format="%(levelname)s %(message)s")
+    level = os.environ.get("TWINSERVE_LOG", "WARNING").upper()
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     errors = Console(stderr=True)
     # Imports leave objects by the hundred thousand. To look through them for cycles over and over, and once
     # more at the end, would take a second of every command.

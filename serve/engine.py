@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from prometheus_client import CollectorRegistry
 
 from compress.bundle import Bundle
 from compress.compose import check_mixture
@@ -25,8 +26,9 @@ from serve.costs import calibrate
 from serve.detokenizer import Detokenizer
 from serve.job import Answer, EngineError, Job, Sink, collect
 from serve.kvcache import SlotCache, context_length, position_bytes
-from serve.metrics import registry
+from serve.metrics import EngineMetrics
 from serve.mixture import MixtureModel
+from serve.observer import Observer
 from serve.planner import Planner
 from serve.prefix import PrefixCache
 from serve.request import Event, GenerationRequest
@@ -35,6 +37,8 @@ from serve.scheduler import LENGTH_STEP, Entry, Scheduler
 from serve.selfcheck import check_decoder
 from serve.settings import EngineSettings, fast_on_cpu
 from serve.steps import Steps
+from serve.times import Times
+from serve.vllmmetrics import VllmMetrics
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +84,15 @@ class Engine:
         self.prefixes = PrefixCache(int(settings.prefix_memory))
         runner = Runner(mixture, SlotCache(config, settings.static()), self.planner)
         check_decoder(runner)
-        self.steps = Steps(
-            self.scheduler, runner, self.chooser, self.prefixes, _eos_ids(mixture.model, tokenizer)
-        )
-        self.metrics = registry(self)
+        # Nobody asked for the passes of the check.
+        self.planner.passes.clear()
+        # Of its own, so that several engines in one process do not meet.
+        self.metrics = CollectorRegistry()
+        vllm = VllmMetrics(self.metrics, settings.metrics.prefix, name)
+        self.observer = Observer(self.metrics, vllm, self.tasks)
+        eos = _eos_ids(mixture.model, tokenizer)
+        self.steps = Steps(self.scheduler, runner, self.chooser, self.prefixes, eos, self.observer)
+        self.metrics.register(EngineMetrics(self))
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._running = False
         # Nothing may enter the inbox once its last emptying has begun, or its sender would wait for ever.
@@ -248,7 +257,13 @@ class Engine:
         job.entry = Entry(job, len(request.prompt), longest, deadline)
         if request.target.kind == "dynamic":
             job.query = self._query(request.turns)
-        self._put(lambda: self.steps.unrouted.append(job))
+        job.times = request.times or Times()
+        self.observer.arrived(job)
+        try:
+            self._put(lambda: self.steps.unrouted.append(job))
+        except EngineError:
+            self.observer.ended(job, "failed")
+            raise
         return job
 
     def _query(self, turns: Sequence[str]) -> Query:

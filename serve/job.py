@@ -13,6 +13,7 @@ from serve.kvcache import Segment
 from serve.request import Event, GenerationRequest, Routing, TokenLogprob
 from serve.sampler import Picked, Row
 from serve.scheduler import Entry
+from serve.times import Times
 
 Sink = Callable[[Event | BaseException], None]
 
@@ -30,7 +31,7 @@ class Job:
     """One request on its way: what was asked, and how far the answer is.
 
     ``query`` is what the router reads; ``weights`` are g of compress.compose;
-    ``tokens`` is the answer so far, which ``row`` reads.
+    ``tokens`` is the answer so far, which ``row`` reads; ``times`` is when what happened.
     """
 
     request: GenerationRequest
@@ -42,6 +43,7 @@ class Job:
     query: Query | None = None
     routing: Routing | None = None
     weights: Weights = ()
+    times: Times = field(default_factory=Times)
     done: bool = False
 
     def next_token(self) -> Segment:

@@ -84,6 +84,8 @@ class Planner:
 
     def __post_init__(self) -> None:
         self.shape = Shape(self.mixture)
+        # Counted now: other threads ask, and a composed pass has copies in the parameters' place.
+        self._price = self.mixture.parameter_bytes
 
     def pin(self, weights: Weights) -> None:
         """Keep a composed copy of this mixture for good, where the budget has room for one."""
@@ -257,10 +259,6 @@ class Planner:
         return found
 
     # Composed copies.
-
-    @property
-    def _price(self) -> int:
-        return self.mixture.parameter_bytes
 
     def _room(self) -> int:
         return self.budget - len(self._pinned) * self._price

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from serve.times import Times
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -59,13 +61,17 @@ class Target:
 @dataclass(frozen=True)
 class GenerationRequest:
     """One prompt to continue. prompt: token ids. turns: the user's own words, oldest first, to route.
-    timeout: seconds after which it is given up, where the engine's own is not shorter."""
+
+    timeout: seconds after which it is given up, where the engine's own is not shorter. times: where the
+    engine writes down when it did what; None: nobody will read that.
+    """
 
     prompt: list[int]
     params: SamplingParams
     target: Target
     turns: tuple[str, ...] = ()
     timeout: float | None = None
+    times: Times | None = field(default=None, compare=False, repr=False)
 
     def choices(self, n: int) -> list[GenerationRequest]:
         """This request ``n`` times, each with random numbers of its own; the first is unchanged."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -21,10 +23,9 @@ from compress.recipe import validation_sentence
 from compress.yamlfile import read_mapping
 from serve.api.limits import Limits
 from serve.api.security import Security
+from serve.logs import LogSettings
 from serve.settings import PREFIX, EngineSettings
-
-# Read by the command line itself, before there are settings.
-OTHER_VARIABLES = {"LOG"}
+from serve.tracing import TracingSettings
 
 
 class ServerSettings(EngineSettings):
@@ -42,6 +43,8 @@ class ServerSettings(EngineSettings):
     """What the endpoint takes on before it refuses."""
     security: Security = Field(default_factory=Security)
     """Who may ask, and what browsers may do."""
+    log: LogSettings = Field(default_factory=LogSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
 
 
 def read_settings(file: Path | None = None, **options: Any) -> ServerSettings:
@@ -78,10 +81,21 @@ def _from(content: dict[str, Any], environment: bool = False) -> type[ServerSett
             *_: PydanticBaseSettingsSource,
             **__: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            variables = (EnvSettingsSource(settings_cls),) if environment else ()
+            variables = (_Variables(settings_cls),) if environment else ()
             return init_settings, *variables, InitSettingsSource(settings_cls, content)
 
     return Read
+
+
+class _Variables(EnvSettingsSource):
+    """TWINSERVE_LOG alone is the level, as of every other command."""
+
+    def prepare_field_value(
+        self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool
+    ) -> Any:
+        if field_name == "log" and value is not None:
+            value = json.dumps({"level": value})
+        return super().prepare_field_value(field_name, field, value, value_is_complex)
 
 
 def _validated(read: type[ServerSettings], where: str, **options: Any) -> ServerSettings:
@@ -99,7 +113,7 @@ def _refuse_unknown_variables(known: list[str]) -> None:
         if not variable.startswith(PREFIX):
             continue
         name = variable.removeprefix(PREFIX)
-        if name in OTHER_VARIABLES or name.split("__")[0].lower() in known:
+        if name.split("__")[0].lower() in known:
             continue
         near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
         hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""

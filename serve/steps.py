@@ -13,10 +13,12 @@ from serve import sampler
 from serve.choice import Chooser
 from serve.job import DeadlineError, EngineError, Job
 from serve.kvcache import Segment, SlotCache
+from serve.observer import Observer
 from serve.prefix import PrefixCache
 from serve.request import Event
 from serve.runner import Runner, Work
 from serve.scheduler import Chunk, Entry, Scheduler, State
+from serve.times import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +33,12 @@ class Steps:
         chooser: Chooser,
         prefixes: PrefixCache,
         eos: frozenset[int],
+        observer: Observer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler, self.runner, self.chooser, self.prefixes = scheduler, runner, chooser, prefixes
         self.cache: SlotCache = runner.cache
-        self.eos, self.clock = eos, clock
+        self.eos, self.observer, self.clock = eos, observer, clock
         self.unrouted: list[Job] = []
         self.generated = 0
 
@@ -56,6 +59,7 @@ class Steps:
         work = [(e.payload, Work(e.payload.next_token(), e.payload.weights, True)) for e in step.decode]
         work += [(chunk.entry.payload, self._chunk(chunk)) for chunk in step.prefill]
         results = self.runner.run([one for _, one in work])
+        self.observer.stepped(sum(len(one.segment.tokens) for _, one in work))
         self.scheduler.advance(step)
         jobs, logits = [], []
         for (job, _), found in zip(work, results, strict=True):
@@ -67,14 +71,18 @@ class Steps:
         if jobs:
             self._sample(jobs, torch.stack(logits))
 
-    def drop(self, job: Job, state: State = State.CANCELLED) -> None:
+    def drop(self, job: Job, state: State = State.CANCELLED, outcome: Outcome = "cancelled") -> None:
         """Finished or cancelled: free the slot, now. Harmless when already done."""
         if job.done:
             return
         job.done = True
-        if job in self.unrouted:
-            self.unrouted.remove(job)
+        self.observer.ended(job, outcome)
         entry = job.entry
+        if job in self.unrouted:
+            # The scheduler has not heard of it yet.
+            self.unrouted.remove(job)
+            entry.state = state
+            return
         row, used = entry.row, _used(entry)
         if (move := self.scheduler.finish(entry, state)) is not None:
             moved = _used(self.scheduler.running[move.target])
@@ -84,7 +92,7 @@ class Steps:
 
     def fail(self, job: Job, error: EngineError) -> None:
         """End one request with an error."""
-        self.drop(job)
+        self.drop(job, outcome="deadline" if isinstance(error, DeadlineError) else "failed")
         self.emit(job, error)
 
     def fail_all(self, reason: str) -> None:
@@ -96,6 +104,7 @@ class Steps:
         self.cache.reset()
         for job in jobs:
             job.done = True
+            self.observer.ended(job, "failed")
             self.emit(job, EngineError(reason))
 
     def emit(self, job: Job, event: Event | BaseException) -> None:
@@ -120,6 +129,7 @@ class Steps:
                 room -= tokens
             jobs.append(job)
         dynamic = [job for job in jobs if job.query is not None]
+        began = self.observer.clock()
         try:
             routes = iter(self.chooser.routes([job.query for job in dynamic if job.query is not None]))
         except Exception:
@@ -132,6 +142,7 @@ class Steps:
             job.weights = self.chooser.weights(job.routing.mixture)
             self.unrouted.remove(job)
             self.scheduler.add(job.entry)
+        self.observer.routed(dynamic, began)
 
     def _about_to_be_known(self) -> bool:
         """Whether the next prompt is being prefilled right now, as when a request asks for several
@@ -150,6 +161,7 @@ class Steps:
 
     def _begin(self, entry: Entry[Job]) -> None:
         job = entry.payload
+        self.observer.admitted(job)
         scheduler = self.scheduler
         most = scheduler.kv_bytes // scheduler.position_bytes
         self.cache.reserve(len(scheduler.running), scheduler.longest, most)
@@ -188,10 +200,11 @@ class Steps:
         ends = token in params.stop_token_ids or (token in self.eos and not params.ignore_eos)
         event = job.take(picked, ends)
         self.generated += 1
+        self.observer.token(job)
         if event.finish_reason:
             # A conversation's next turn begins with this one and its answer.
             self._remember(job, [*job.request.prompt, *job.tokens[:-1]])
-            self.drop(job, State.FINISHED)
+            self.drop(job, State.FINISHED, event.finish_reason)
         self.emit(job, event)
 
 

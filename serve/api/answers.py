@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from serve.api.backlog import Backlog, Tagged
@@ -40,9 +40,10 @@ class Answer:
 
 
 async def merged(
-    engine: EngineSurface, requests: Sequence[GenerationRequest]
+    engine: EngineSurface, requests: Sequence[GenerationRequest], hears: Callable[[Event], None]
 ) -> AsyncGenerator[Tagged, None]:
-    """Events of all requests, answered at once, in the order in which they happen.
+    """Events of all requests, answered at once, in the order in which they happen; ``hears`` is told of
+    each.
 
     The first failure ends them all and is raised here. Closing this generator cancels what is
     still running: the engine is told, and lets go of it before its next step. Each engine iterator
@@ -71,6 +72,7 @@ async def merged(
             if tagged is None:
                 running -= 1
             else:
+                hears(tagged[1])
                 yield tagged
     finally:
         for task in tasks:
@@ -83,10 +85,12 @@ async def first(events: AsyncGenerator[Tagged, None]) -> Tagged:
     return await anext(events)
 
 
-async def collect(engine: EngineSurface, requests: Sequence[GenerationRequest]) -> list[Answer]:
-    """Whole answers, one for each request."""
+async def collect(
+    engine: EngineSurface, requests: Sequence[GenerationRequest], hears: Callable[[Event], None]
+) -> list[Answer]:
+    """Whole answers, one for each request; ``hears`` is told of each event."""
     answers = [Answer() for _ in requests]
-    async for index, event in merged(engine, requests):
+    async for index, event in merged(engine, requests, hears):
         answers[index].add(event)
     return answers
 

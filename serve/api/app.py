@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from serve.api import chat, completions, errors, health, models, scores
+from serve.api.access import AccessLog
 from serve.api.admission import Admission
 from serve.api.body import BodyLimit
+from serve.api.exchange import Exchange
 from serve.api.gate import Gate
 from serve.api.gatemetrics import GateMetrics
 from serve.api.hardening import Hardening
@@ -62,6 +65,7 @@ def _guard(app: FastAPI, settings: ServerSettings) -> None:
         metrics_key=security.metrics_key,
     )
     app.add_middleware(RequestIds)
+    app.add_middleware(AccessLog, trace=_tracing(settings))
     app.add_middleware(Hardening)
     if security.cors_origins:
         app.add_middleware(
@@ -71,3 +75,11 @@ def _guard(app: FastAPI, settings: ServerSettings) -> None:
             allow_headers=["*"],
             expose_headers=["*"],
         )
+
+
+def _tracing(settings: ServerSettings) -> Callable[[Exchange], None] | None:
+    if settings.tracing.endpoint is None:
+        return None
+    from serve.api.spans import Spans, to_collector
+
+    return Spans(to_collector(settings.tracing.endpoint))

@@ -63,13 +63,15 @@ async def respond(
     _check_prompt_tokens(http, prompt_tokens)
     for request in prompts:
         engine.check(request)
+    exchange = http.state.exchange
+    requests = exchange.asks(body.model, requests, prompt_tokens)
     if not body.stream:
-        answers = await until_disconnect(http.receive, collect(engine, requests))
+        answers = await until_disconnect(http.receive, collect(engine, requests, exchange.hears))
         usage = Usage.of(prompt_tokens, sum(answer.tokens for answer in answers))
         headers = _headers(prompts, answers[0].end.routing)
         return form.whole(answers, usage).response(headers)
 
-    events = merged(engine, requests)
+    events = merged(engine, requests, exchange.hears)
     try:
         opening = await until_disconnect(http.receive, first(events))
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,8 @@ import typer
 from rich.console import Console
 
 from serve.commands.options import Device, Dtype, MaxModelLen, Slots, Threads
+
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -38,6 +41,7 @@ def serve(
 
     from serve.api.app import create_app
     from serve.engine import Engine
+    from serve.logs import configure
     from serve.serversettings import as_yaml, read_settings
 
     options = {
@@ -48,24 +52,29 @@ def serve(
     if print_config:
         sys.stdout.write(as_yaml(settings))
         return
+    configure(settings.log)
     settings.security.keys()  # a broken keys file is told before the model is loaded
     engine = Engine.open(bundle, settings, name=settings.name)
-    said = Console(stderr=True)
-    said.print(
-        f"serving {engine.name} with {', '.join(engine.tasks)} on http://{settings.host}:{settings.port}",
-        highlight=False,
-    )
+    told = f"serving {engine.name} with {', '.join(engine.tasks)} on http://{settings.host}:{settings.port}"
+    if settings.log.format == "json":
+        log.info(told)
+    else:
+        Console(stderr=True).print(told, highlight=False)
     try:
         app = create_app(engine, settings)
         if app.state.keys.open and not _only_here(settings.host):
-            said.print(
-                f"warning: everybody who reaches {settings.host} may ask; set security.keys_file or"
-                " security.api_key",
-                style="yellow",
-                highlight=False,
-                soft_wrap=True,
+            log.warning(
+                "everybody who reaches %s may ask; set security.keys_file or security.api_key", settings.host
             )
-        uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", server_header=False)
+        # Its own lines for requests know neither model nor tokens; ours do.
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
     finally:
         engine.stop()
 
