@@ -182,7 +182,7 @@ def test_prompts(prompt: Any, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("best_of", 2), ("echo", True), ("suffix", "end")],
+    [("best_of", 2), ("suffix", "end")],
 )
 def test_fields_of_completions_that_are_not_supported(field: str, value: Any) -> None:
     error = error_of(complete(StubEngine(), **{field: value}))
@@ -204,6 +204,14 @@ def test_fields_of_chat_that_are_not_supported(field: str, value: Any) -> None:
     error = error_of(chat(StubEngine(), **{field: value}))
     assert (error["param"], error["code"]) == (field, "unsupported_value")
     assert "not supported yet" in error["message"]
+
+
+def test_tools_are_refused_with_what_to_do_instead() -> None:
+    error = error_of(chat(StubEngine(), tools=[{"type": "function", "function": {"name": "f"}}]))
+    assert error["message"] == (
+        "This value of 'tools' is not supported yet; describe the tools in a message, read the calls from"
+        " the answer's text, and leave the field out."
+    )
 
 
 USER = {"role": "user", "content": "hi"}
