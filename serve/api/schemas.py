@@ -18,7 +18,8 @@ from serve.api.unsupported import (
 )
 from serve.api.validation import field_error
 
-MAX_STOPS = 4
+# OpenAI takes 4; harnesses send all strings of a task and the end of text.
+MAX_STOPS = 16
 # One body must not fill the queue for everybody else: prompts, and answers to them, at most.
 MAX_PROMPTS = 2048
 MAX_CHOICES = 128

@@ -63,7 +63,7 @@ BOTH = ["/v1/completions", "/v1/chat/completions"]
         ("stop", "", "none of them empty"),
         ("stop", ["a", ""], "none of them empty"),
         ("stop", ["a", 1], "list of strings"),
-        ("stop", list("abcde"), "up to 4"),
+        ("stop", list("abcdefghijklmnopq"), "up to 16"),
         ("stop", "\ud800", "surrogate"),
         ("stop_token_ids", "5", "list"),
         ("stop_token_ids", [1000], "0 to 256"),
