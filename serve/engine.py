@@ -167,8 +167,8 @@ class Engine:
         length, limit = len(request.prompt), self.max_model_len
         if length == 0:
             raise InputError("the prompt is empty; give at least one token")
-        if request.params.max_tokens < 1:
-            raise InputError(f"max_tokens must be at least 1, not {request.params.max_tokens}")
+        if request.params.max_tokens < 0:
+            raise InputError(f"max_tokens must be at least 0, not {request.params.max_tokens}")
         if length + request.params.max_tokens > limit:
             raise InputError(
                 f"{length} prompt tokens and max_tokens {request.params.max_tokens} exceed the context "
@@ -254,7 +254,7 @@ class Engine:
         longest = len(request.prompt) + params.max_tokens
         timeouts = [seconds for seconds in (self.timeout, request.timeout) if seconds is not None]
         deadline = time.monotonic() + min(timeouts) if timeouts else None
-        job.entry = Entry(job, len(request.prompt), longest, deadline)
+        job.entry = Entry(job, len(request.prompt), longest, deadline, job.scored)
         if request.target.kind == "dynamic":
             job.query = self._query(request.turns)
         job.times = request.times or Times()

@@ -116,9 +116,9 @@ class Planner:
         return self._factored([item])
 
     @contextmanager
-    def apply(self, part: Part, items: Sequence[Item], heads: Sequence[bool]) -> Iterator[None]:
-        """Run one part's forward pass inside; ``heads`` tells which items' last token reaches the
-        output head."""
+    def apply(self, part: Part, items: Sequence[Item], heads: Sequence[int]) -> Iterator[None]:
+        """Run one part's forward pass inside; ``heads`` tells how many of each item's last tokens reach
+        the output head."""
         self.passes[part.kind] += 1
         if part.kind == "plain":
             yield
@@ -136,7 +136,8 @@ class Planner:
             rows = self.mixture.g([item.weights for item in own])
             counts = torch.tensor([item.tokens for item in own], device=rows.device)
             g = rows.repeat_interleave(counts, 0)
-            head = rows[torch.tensor([heads[index] for index in part.members], device=rows.device)]
+            seen = torch.tensor([int(heads[index]) for index in part.members], device=rows.device)
+            head = rows.repeat_interleave(seen, 0)
         with self.mixture.factored(g, part.kernels, head, [Stacked(slice(None), head)]):
             yield
 

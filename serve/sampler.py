@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from serve import penalties
+from serve.logprobs import logprobs
 from serve.request import SamplingParams, TokenLogprob
 from serve.truncation import column, truncate
 
@@ -128,13 +129,5 @@ def _logprobs(logits: Tensor, rows: Sequence[Row], tokens: list[int]) -> dict[in
     wanted = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
     if not wanted:
         return {}
-    every = logits[wanted].float().log_softmax(-1)
-    chosen = every.gather(-1, torch.tensor([[tokens[i]] for i in wanted], device=logits.device))
-    counts = [min(rows[i].params.logprobs or 0, logits.shape[-1]) for i in wanted]
-    values, ids = every.topk(max(counts))
-    return {
-        row: TokenLogprob(tokens[row], logprob, tuple(zip(best[:count], best_values[:count], strict=True)))
-        for row, logprob, count, best, best_values in zip(
-            wanted, chosen[:, 0].tolist(), counts, ids.tolist(), values.tolist(), strict=True
-        )
-    }
+    tops = [rows[i].params.logprobs or 0 for i in wanted]
+    return dict(zip(wanted, logprobs(logits[wanted], [tokens[i] for i in wanted], tops), strict=True))

@@ -13,6 +13,7 @@ from serve import sampler
 from serve.choice import Chooser
 from serve.job import DeadlineError, EngineError, Job
 from serve.kvcache import Segment, SlotCache
+from serve.logprobs import logprobs
 from serve.observer import Observer
 from serve.prefix import PrefixCache
 from serve.request import Event
@@ -21,6 +22,8 @@ from serve.scheduler import Chunk, Entry, Scheduler, State
 from serve.times import Outcome
 
 log = logging.getLogger(__name__)
+
+OVERFLOW = "the model's numbers overflowed on this request"
 
 
 class Steps:
@@ -62,10 +65,13 @@ class Steps:
         self.observer.stepped(sum(len(one.segment.tokens) for _, one in work))
         self.scheduler.advance(step)
         jobs, logits = [], []
-        for (job, _), found in zip(work, results, strict=True):
+        for (job, piece), found in zip(work, results, strict=True):
             if isinstance(found, Exception):
                 self.fail(job, EngineError("the engine failed on this request; send it again"))
-            elif found is not None:
+                continue
+            if found is not None and piece.every:
+                found = self._score(job, piece, found)
+            if found is not None:
                 jobs.append(job)
                 logits.append(found)
         if jobs:
@@ -150,7 +156,7 @@ class Steps:
         if not self.prefixes.budget or not self.scheduler.waiting:
             return False
         job = self.scheduler.waiting[0].payload
-        if len(job.request.prompt) <= self.prefixes.block:
+        if job.scored or len(job.request.prompt) <= self.prefixes.block:
             return False
         return any(
             entry.state is State.PREFILL
@@ -165,15 +171,29 @@ class Steps:
         scheduler = self.scheduler
         most = scheduler.kv_bytes // scheduler.position_bytes
         self.cache.reserve(len(scheduler.running), scheduler.longest, most)
+        if job.scored:
+            return  # the cache has no logits, and without them nothing to score by
         blocks = self.prefixes.match(self._root(job), job.request.prompt)
         for index, block in enumerate(blocks):
             self.cache.write(entry.row, index * self.prefixes.block, block.layers)
-        entry.done = len(blocks) * self.prefixes.block
+        entry.done = job.cached = len(blocks) * self.prefixes.block
 
     def _chunk(self, chunk: Chunk[Job]) -> Work:
         job = chunk.entry.payload
         tokens = job.request.prompt[chunk.start : chunk.stop]
-        return Work(Segment(chunk.entry.row, chunk.start, tokens), job.weights, chunk.last)
+        return Work(Segment(chunk.entry.row, chunk.start, tokens), job.weights, chunk.last, job.scored)
+
+    def _score(self, job: Job, piece: Work, logits: torch.Tensor) -> torch.Tensor | None:
+        """Keep the log-probabilities that a chunk's logits give to the prompt tokens after each; returns
+        the logits to sample from, where the prompt ends with it."""
+        start = piece.segment.start + 1
+        following = job.request.prompt[start : start + len(logits)]
+        logits, last = logits[: len(following)], logits[-1]
+        if any(sampler.broken(logits)):
+            self.fail(job, EngineError(OVERFLOW))
+            return None
+        job.scores += logprobs(logits, following, [job.request.params.prompt_logprobs or 0] * len(following))
+        return last if piece.wanted else None
 
     def _remember(self, job: Job, tokens: list[int]) -> None:
         row = job.entry.row
@@ -188,7 +208,7 @@ class Steps:
         picked = sampler.sample(logits, [job.row for job in jobs])
         for job, failed, choice in zip(jobs, broken, picked, strict=True):
             if failed:
-                self.fail(job, EngineError("the model's numbers overflowed on this request"))
+                self.fail(job, EngineError(OVERFLOW))
             elif not job.done:
                 self._take(job, choice)
 
@@ -197,6 +217,10 @@ class Steps:
         if not job.tokens:
             # Not before the first token: what overflowed must not be remembered.
             self._remember(job, job.request.prompt)
+        if not params.max_tokens:
+            self.drop(job, State.FINISHED)
+            self.emit(job, job.end_of_prompt())
+            return
         ends = token in params.stop_token_ids or (token in self.eos and not params.ignore_eos)
         event = job.take(picked, ends)
         self.generated += 1

@@ -13,18 +13,22 @@ from serve.request import Event, GenerationRequest, TokenLogprob
 
 @dataclass
 class Answer:
-    """A whole answer: its pieces of text, its length in tokens, its tokens' log-probabilities where
-    they were asked for, and its last event."""
+    """A whole answer: its pieces of text, its length in tokens, its tokens' and its prompt's
+    log-probabilities where they were asked for, how many prompt tokens were cached, and its last event."""
 
     pieces: list[str] = field(default_factory=list)
     tokens: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    cached: int = 0
     last: Event | None = None
 
     def add(self, event: Event) -> None:
         self.pieces.append(event.text)
         self.tokens += len(event.token_ids)
         self.logprobs += event.logprobs
+        self.prompt_logprobs += event.prompt_logprobs
+        self.cached += event.cached_tokens
         self.last = event
 
     @property

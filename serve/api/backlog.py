@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve.request import Event, TokenLogprob
 
@@ -20,7 +20,8 @@ class Joined:
     """Some events of one choice, next to each other, as one."""
 
     index: int
-    last: Event
+    first: Event
+    last: Event = field(init=False)
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -32,12 +33,14 @@ class Joined:
         self.last = event
 
     def event(self) -> Event:
-        return Event(
-            "".join(self.texts),
-            tuple(self.token_ids),
-            self.last.routing,
-            self.last.finish_reason,
-            tuple(self.logprobs),
+        return replace(
+            self.last,
+            text="".join(self.texts),
+            token_ids=tuple(self.token_ids),
+            logprobs=tuple(self.logprobs),
+            # What only the first event of an answer has.
+            prompt_logprobs=self.first.prompt_logprobs,
+            cached_tokens=self.first.cached_tokens,
         )
 
 

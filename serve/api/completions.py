@@ -11,15 +11,16 @@ from starlette.responses import Response
 
 from serve.api.answers import Answer
 from serve.api.deadline import request_timeout
+from serve.api.echo import Echo
 from serve.api.generation import Stamp, respond
 from serve.api.logprobs import CompletionLogprobsForm
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
 from serve.api.prompts import aside, check_routable, prompt_ids, prompt_turns
-from serve.api.responses import Completion, CompletionChoice, Usage
+from serve.api.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
 from serve.api.schemas import CompletionRequest
 from serve.api.surface import ReadyEngine
-from serve.request import Event, GenerationRequest
+from serve.request import Event, GenerationRequest, TokenLogprob
 
 # OpenAI's default for this route, and what its clients count on.
 DEFAULT_MAX_TOKENS = 16
@@ -36,25 +37,33 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
     timeout = request_timeout(http)
     http.state.ticket.enter(len(body.prompt) * body.choices)
 
+    echoes: list[Echo] = []
+
     def requests() -> list[GenerationRequest]:
         made: list[GenerationRequest] = []
-        for prompt in body.prompt:
+        for prompt, readable in zip(body.prompt, body.readable, strict=True):
             ids = prompt_ids(engine.tokenizer, prompt)
             params = sampling_params(engine, body, len(ids), DEFAULT_MAX_TOKENS, "prompt")
-            turns = prompt_turns(engine.tokenizer, prompt)
+            turns = prompt_turns(engine.tokenizer, prompt if readable is None else ids[:readable])
             check_routable(target, turns, "prompt")
-            made += GenerationRequest(ids, params, target, turns, timeout).choices(body.choices)
+            made += GenerationRequest(ids, params, target, turns, timeout, readable).choices(body.choices)
+            if body.echo:
+                echo = Echo.of(engine.tokenizer, prompt, ids, params.prompt_logprobs is not None)
+                echoes.extend([echo] * body.choices)
         return made
 
-    form = CompletionForm(Stamp(body.model, "cmpl"), engine.tokenizer)
-    return await respond(http, engine, body, await aside(requests), form)
+    asked = await aside(requests)
+    form = CompletionForm(Stamp(body.model, "cmpl"), engine.tokenizer, echoes)
+    return await respond(http, engine, body, asked, form)
 
 
 class CompletionForm:
-    """Answers as OpenAI's ``text_completion`` objects."""
+    """Answers as OpenAI's ``text_completion`` objects. echoes: what goes before each choice's answer, or
+    nothing at all."""
 
-    def __init__(self, stamp: Stamp, tokenizer: Any) -> None:
+    def __init__(self, stamp: Stamp, tokenizer: Any, echoes: Sequence[Echo]) -> None:
         self.stamp = stamp
+        self.echoes = dict(enumerate(echoes))
         self.logprobs: defaultdict[int, CompletionLogprobsForm] = defaultdict(
             lambda: CompletionLogprobsForm(tokenizer)
         )
@@ -64,8 +73,8 @@ class CompletionForm:
             [
                 CompletionChoice(
                     index=index,
-                    text=answer.text,
-                    logprobs=self.logprobs[index].of(answer.logprobs),
+                    text=self._text(index, answer.text),
+                    logprobs=self._logprobs(index, answer.logprobs, answer.prompt_logprobs),
                     finish_reason=answer.end.finish_reason,
                     routing=answer.end.routing,
                 )
@@ -80,10 +89,12 @@ class CompletionForm:
             return  # half a character: its text comes with a later token
         choice = CompletionChoice(
             index=index,
-            text=event.text,
-            logprobs=self.logprobs[index].of(event.logprobs),
+            text=self._text(index, event.text),
+            logprobs=self._logprobs(index, event.logprobs, event.prompt_logprobs),
             finish_reason=event.finish_reason,
         )
+        # Sent back once, before the answer.
+        self.echoes.pop(index, None)
         if first or event.finish_reason:
             choice.routing = event.routing
         yield self._completion([choice])
@@ -92,6 +103,16 @@ class CompletionForm:
         chunk = self._completion([])
         chunk.usage = usage
         return chunk
+
+    def _text(self, index: int, text: str) -> str:
+        echo = self.echoes.get(index)
+        return text if echo is None else echo.text + text
+
+    def _logprobs(
+        self, index: int, answer: Sequence[TokenLogprob], prompt: Sequence[TokenLogprob]
+    ) -> CompletionLogprobs | None:
+        echo = self.echoes.get(index)
+        return self.logprobs[index].of(answer, echo if echo and echo.scored else None, prompt)
 
     def _completion(self, choices: list[CompletionChoice]) -> Completion:
         return Completion(

@@ -19,6 +19,7 @@ from serve.api.responses import Sent, Usage
 from serve.api.schemas import Generation
 from serve.api.streaming import ChunkForm, EventStream, sse
 from serve.api.surface import EngineSurface
+from serve.api.tally import Tally
 from serve.request import GenerationRequest, Routing
 
 
@@ -65,11 +66,13 @@ async def respond(
         engine.check(request)
     exchange = http.state.exchange
     requests = exchange.asks(body.model, requests, prompt_tokens)
+    tally = Tally(prompt_tokens, body.choices)
     if not body.stream:
         answers = await until_disconnect(http.receive, collect(engine, requests, exchange.hears))
-        usage = Usage.of(prompt_tokens, sum(answer.tokens for answer in answers))
+        for index, answer in enumerate(answers):
+            tally.add(index, answer.tokens, answer.cached)
         headers = _headers(prompts, answers[0].end.routing)
-        return form.whole(answers, usage).response(headers)
+        return form.whole(answers, tally.usage).response(headers)
 
     events = merged(engine, requests, exchange.hears)
     try:
@@ -83,7 +86,7 @@ async def respond(
         form,
         opening,
         events,
-        prompt_tokens=prompt_tokens,
+        tally=tally,
         include_usage=options is not None and bool(options.include_usage),
         request_id=http.state.request_id,
     )

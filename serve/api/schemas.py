@@ -18,7 +18,8 @@ from serve.api.unsupported import (
 )
 from serve.api.validation import field_error
 
-MAX_STOPS = 4
+# OpenAI takes 4; harnesses send all strings of a task and the end of text.
+MAX_STOPS = 16
 # One body must not fill the queue for everybody else: prompts, and answers to them, at most.
 MAX_PROMPTS = 2048
 MAX_CHOICES = 128
@@ -72,6 +73,10 @@ def _logprobs(value: Any) -> Any:
     if type(value) is not int or not 0 <= value <= MAX_LOGPROBS:
         raise ValueError(f"it must be a whole number from 0 to {MAX_LOGPROBS}")
     return value
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if type(value) is int else value
 
 
 def _prompts(value: Any) -> Any:
@@ -195,19 +200,66 @@ class Generation(Body):
     def alternatives(self) -> int | None:
         """Likeliest tokens to report beside each of the answer; None = no log-probabilities at all."""
 
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """The same for the prompt's tokens."""
+        return None
+
 
 class CompletionRequest(Generation):
-    """Body of POST /v1/completions."""
+    """Body of POST /v1/completions.
+
+    max_tokens: 0 only with ``echo``. route_tokens: extension; how many leading tokens the router may read of
+    every prompt, or of each in turn, so that it does not see the text that is to be scored.
+    """
 
     neutral = NEUTRAL_FOR_COMPLETIONS
     harmless = HARMLESS
     prompt: Annotated[list[Text | list[int]], BeforeValidator(_prompts, AnyPrompt)]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    echo: bool | None = None
+    route_tokens: Annotated[
+        list[Annotated[int, Field(ge=1)]] | None, BeforeValidator(_one_or_many, int | list[int] | None)
+    ] = None
     best_of: int | None = None
     logprobs: Annotated[int | None, BeforeValidator(_logprobs, int | Literal[False] | None)] = None
 
     @property
     def alternatives(self) -> int | None:
         return self.logprobs
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        return self.logprobs if self.echo else None
+
+    @property
+    def readable(self) -> list[int | None]:
+        """Leading tokens of each prompt that the router may read, None = all."""
+        if self.route_tokens is None:
+            return [None] * len(self.prompt)
+        each: list[int | None] = [*self.route_tokens]
+        return each * len(self.prompt) if len(each) == 1 else each
+
+    @model_validator(mode="after")
+    def _something_to_return(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise field_error(
+                "max_tokens",
+                "'max_tokens' must be greater than 0, or 'echo' true: nothing would be returned.",
+                "invalid_value",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_as_prompts(self) -> Self:
+        if self.route_tokens is not None and len(self.route_tokens) not in (1, len(self.prompt)):
+            raise field_error(
+                "route_tokens",
+                f"'route_tokens' must be one number or one for each prompt; there are {len(self.prompt)}"
+                f" prompts and {len(self.route_tokens)} numbers.",
+                "invalid_value",
+            )
+        return self
 
     @model_validator(mode="after")
     def _bounded_choices(self) -> Self:

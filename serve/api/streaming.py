@@ -14,6 +14,7 @@ from serve.api.backlog import Tagged
 from serve.api.disconnect import ClientGone, until_disconnect
 from serve.api.errors import as_api_error
 from serve.api.responses import ChatChunk, Completion, Usage
+from serve.api.tally import Tally
 from serve.request import Event
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ async def sse(
     opening: Tagged,
     rest: AsyncGenerator[Tagged, None],
     *,
-    prompt_tokens: int,
+    tally: Tally,
     include_usage: bool,
     request_id: str,
 ) -> AsyncGenerator[str, None]:
@@ -52,12 +53,10 @@ async def sse(
     chunk has a null ``usage`` and one last chunk holds the counts, as OpenAI documents it.
     """
     begun: set[int] = set()
-    generated = 0
 
     def lines(tagged: Tagged) -> Iterable[str]:
-        nonlocal generated
         index, event = tagged
-        generated += len(event.token_ids)
+        tally.add(index, len(event.token_ids), event.cached_tokens)
         for chunk in form.chunks(index, event, first=index not in begun):
             if include_usage:
                 chunk.usage = None
@@ -71,8 +70,7 @@ async def sse(
             for line in lines(tagged):
                 yield line
         if include_usage:
-            usage = Usage.of(prompt_tokens, generated)
-            yield f"data: {form.usage_chunk(usage).json_text()}\n\n"
+            yield f"data: {form.usage_chunk(tally.usage).json_text()}\n\n"
         yield DONE
     except Exception as error:
         yield f"data: {as_api_error(error, request_id).json_text()}\n\n"

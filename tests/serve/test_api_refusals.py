@@ -65,7 +65,7 @@ BOTH = ["/v1/completions", "/v1/chat/completions"]
         ("stop", "", "none of them empty"),
         ("stop", ["a", ""], "none of them empty"),
         ("stop", ["a", 1], "list of strings"),
-        ("stop", list("abcde"), "up to 4"),
+        ("stop", list("abcdefghijklmnopq"), "up to 16"),
         ("stop", "\ud800", "surrogate"),
         ("stop_token_ids", "5", "list"),
         ("stop_token_ids", [1000], "0 to 256"),
@@ -185,7 +185,7 @@ def test_prompts(prompt: Any, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("best_of", 2), ("echo", True), ("suffix", "end")],
+    [("best_of", 2), ("suffix", "end")],
 )
 def test_fields_of_completions_that_are_not_supported(field: str, value: Any) -> None:
     error = error_of(complete(StubEngine(), **{field: value}))
@@ -207,6 +207,14 @@ def test_fields_of_chat_that_are_not_supported(field: str, value: Any) -> None:
     error = error_of(chat(StubEngine(), **{field: value}))
     assert (error["param"], error["code"]) == (field, "unsupported_value")
     assert "not supported yet" in error["message"]
+
+
+def test_tools_are_refused_with_what_to_do_instead() -> None:
+    error = error_of(chat(StubEngine(), tools=[{"type": "function", "function": {"name": "f"}}]))
+    assert error["message"] == (
+        "This value of 'tools' is not supported yet; describe the tools in a message, read the calls from"
+        " the answer's text, and leave the field out."
+    )
 
 
 USER = {"role": "user", "content": "hi"}
