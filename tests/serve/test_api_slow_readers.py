@@ -46,6 +46,17 @@ def test_events_that_wait_are_joined_and_nothing_is_lost() -> None:
     asyncio.run(run())
 
 
+def test_what_only_the_first_event_has_is_kept() -> None:
+    async def run() -> None:
+        backlog = Backlog()
+        scores = (TokenLogprob(1, -0.5), TokenLogprob(2, -0.25))
+        first = Event("a", (5,), ROUTING, prompt_logprobs=scores, cached_tokens=3)
+        backlog.put(0, first)
+        assert await backlog.get() == (0, first)
+
+    asyncio.run(run())
+
+
 def test_a_reader_who_catches_up_gets_events_one_by_one_again() -> None:
     async def run() -> None:
         backlog = Backlog()
