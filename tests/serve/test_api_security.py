@@ -11,10 +11,12 @@ import httpx
 import openai
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
+from pydantic import ValidationError
 
 from compress.errors import InputError
 from serve.api.app import create_app
 from serve.api.limits import Limits
+from serve.api.schemas import CompletionRequest
 from serve.api.security import Security, require_admin
 from serve.keysfile import Key, digest, write_keys
 from serve.serversettings import ServerSettings
@@ -292,6 +294,9 @@ def test_neither_keys_nor_prompts_are_logged(caplog: pytest.LogCaptureFixture) -
                     ask(engine, path, body, settings=guarded, headers=bearer(key))
     written = "\n".join(logging.Formatter("%(name)s %(message)s").format(one) for one in caplog.records)
     assert "a bug" in written  # with its traceback
+    with pytest.raises(ValidationError) as refused:
+        CompletionRequest.model_validate(PROMPT | {"prompt": words, "best_of": 2})
+    written += str(refused.value)  # as a traceback would show it
     for secret in (KEY, ADMIN, "tws-wrong", "quick brown"):
         assert secret not in written
         assert secret not in repr(guarded) + str(guarded)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +16,7 @@ from serve.api.backlog import LOOSE, Backlog
 from serve.api.limits import Limits
 from serve.request import Event, GenerationRequest, Routing, TokenLogprob
 from serve.serversettings import ServerSettings
+from tests.serve.server import serving
 from tests.serve.stub_engine import Connection, StubEngine
 
 ROUTING = Routing({}, "static", None, "static", 1)
@@ -140,6 +143,40 @@ def test_who_reads_nothing_is_disconnected_and_the_engine_freed() -> None:
     assert app.state.gate_metrics.stalled == 1
     assert app.state.gate_metrics.admitted == 0
     assert sent[-1].get("more_body", True)  # the response has no end, so the server closes the connection
+
+
+class Voluminous(StubEngine):
+    """Pieces of text too large for the buffers between here and the client."""
+
+    async def stream(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        self.running += 1
+        try:
+            while True:
+                yield Event("a" * 2**20, (1,), ROUTING)
+                await asyncio.sleep(0.005)
+        finally:
+            self.running -= 1
+            self.cancelled += 1
+
+
+def test_over_a_real_connection_who_reads_nothing_is_cut_off() -> None:
+    engine = Voluminous()
+    body = json.dumps(PROMPT)
+    with (
+        serving(engine, ServerSettings(limits=Limits(stalled_reader=0.3))) as address,
+        socket.create_connection(("127.0.0.1", int(address.split(":")[2].split("/")[0]))) as connection,
+    ):
+        connection.sendall(
+            "POST /v1/completions HTTP/1.1\r\nHost: twin\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        deadline = time.monotonic() + 20
+        while not engine.cancelled and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (engine.running, engine.cancelled) == (0, 1)
+        connection.settimeout(10)
+        while connection.recv(2**20):  # what was on its way, and then the end
+            pass
 
 
 def test_a_reader_with_pauses_is_no_stalled_reader() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -258,6 +259,14 @@ def test_a_late_request_is_given_up(engine, slow):
     assert isinstance(late[0], DeadlineError) and "in time" in str(late[0])
     assert len(late[1].token_ids) == 2
     assert soon(lambda: engine.scheduler.idle)
+
+
+@pytest.mark.parametrize(("engines", "own"), [(None, 0.3), (30.0, 0.3), (0.3, 30.0)])
+def test_the_shorter_of_the_engines_time_and_the_requests_counts(engine, slow, engines, own):
+    engine.timeout = engines
+    late, other = each(engine, [replace(request(tokens=50), timeout=own), request(tokens=2)])
+    assert isinstance(late, DeadlineError)
+    assert len(other.token_ids) == 2
 
 
 def test_stopping_tells_all_running_and_waiting_and_refuses_new_ones(engine, slow):
