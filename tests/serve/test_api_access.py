@@ -64,6 +64,7 @@ def test_tokens_of_all_choices_are_counted(written, stream):
     chat(StubEngine(), "sort these", n=2, stream=stream)
     (line,) = access(written)
     assert (line["completion_tokens"], line["arm"], line["status"]) == (8, "dynamic", 200)
+    assert line["disconnected"] is False
     assert line["prompt_tokens"] > 10
 
 
