@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serve.api.app import create_app
-from serve.logs import JsonLines, LogSettings, TextLines, configure
+from serve.logs import JsonLines, TextLines
 from tests.serve.stub_engine import Connection, StubEngine, ask, chat, complete
 
 RFC3339 = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d\d\dZ"
@@ -64,6 +64,7 @@ def test_tokens_of_all_choices_are_counted(written, stream):
     chat(StubEngine(), "sort these", n=2, stream=stream)
     (line,) = access(written)
     assert (line["completion_tokens"], line["arm"], line["status"]) == (8, "dynamic", 200)
+    assert line["disconnected"] is False
     assert line["prompt_tokens"] > 10
 
 
@@ -135,19 +136,3 @@ def test_a_line_break_in_a_path_begins_no_line():
         rf"{RFC3339} INFO serve\.api\.access: request request_id=\w+ method=GET path=/a%0Ab status=404 .*\n",
         text.getvalue(),
     )
-
-
-def test_configuring_sends_every_logger_to_stderr_in_one_form(capsys):
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        configure(LogSettings(format="json", level="warning"))
-        logging.getLogger("uvicorn.error").warning("cannot %s", "bind")
-        logging.getLogger("uvicorn.error").info("not told")
-        logging.getLogger("anyone").error("two\nlines")
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-    first, second = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert (first["logger"], first["level"], first["message"]) == ("uvicorn.error", "WARNING", "cannot bind")
-    assert second["message"] == "two\nlines" and "request_id" not in second
