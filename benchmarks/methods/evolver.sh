@@ -6,6 +6,7 @@
 set -e
 out=${1:?where the evolved model goes}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "${TWINSERVE:-.venv/bin/twinserve}" evolve configs/methods/evolver.yaml --dev examples/zoo/data/dev \
+"${TWINSERVE:-.venv/bin/twinserve}" evolve configs/methods/evolver.yaml --dev examples/zoo/data/dev \
   --test examples/zoo/data/test --output "$out" --limit 13 --generations 10 --strategy blend --factor 0.5 \
   --crossover 0.5 --seed 0
+cp "$out/evolve.json" benchmarks/results/evolver.json

@@ -1,0 +1,143 @@
+"""What the HTTP server costs: 16 streams through it against the engine called directly, in turns.
+
+    python -m benchmarks.overhead BUNDLE
+
+One engine; its server runs in the same process, as in production, and the clients in another one. Both answer
+the same prompts of all tasks, each by its own expert, with as many tokens each. Writes
+benchmarks/results/overhead.json.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+import uvicorn
+from rich.console import Console
+
+from serve.api.app import create_app
+from serve.commands.options import engine_settings
+from serve.engine import Engine
+from serve.evaluate import Item, read_data
+from serve.prompts import file_ids
+from serve.request import GenerationRequest, SamplingParams, Target
+
+DATA = Path("examples/zoo/data/test")
+RESULT = Path("benchmarks/results/overhead.json")
+CLIENTS = "clients"
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
+    streams: Annotated[int, typer.Option(help="At once.")] = 16,
+    tokens: Annotated[int, typer.Option(help="Of each answer.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Of each way.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="Of torch.")] = None,
+    result: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULT,
+) -> None:
+    """Measure tokens a second both ways."""
+    settings = engine_settings(device="cpu", threads=threads, slots=streams, prefix_memory=0)
+    engine = Engine.open(bundle, settings, name="twin")
+    items = read_data(DATA, engine.tasks, -(-streams // len(engine.tasks)))
+    asked = [(task, item) for task, some in items.items() for item in some][:streams]
+    requests = [_request(engine, task, item, tokens) for task, item in asked]
+    bodies = [_body(task, item, tokens) for task, item in asked]
+    rates: dict[str, list[float]] = {"engine": [], "server": []}
+    try:
+        with served(engine) as url:
+            for _ in range(rounds + 1):
+                started = time.perf_counter()
+                answers = engine.generate(requests)
+                seconds = time.perf_counter() - started
+                rates["engine"].append(sum(len(answer.token_ids) for answer in answers) / seconds)
+                rates["server"].append(_through(url, bodies))
+    finally:
+        engine.stop()
+    # The first round of each warms up.
+    medians = {way: statistics.median(found[1:]) for way, found in rates.items()}
+    facts = {
+        "streams": streams,
+        "tokens each": tokens,
+        "tokens a second": medians,
+        "server of engine": medians["server"] / medians["engine"],
+        "rounds": {way: found[1:] for way, found in rates.items()},
+    }
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps(facts, indent=2) + "\n")
+    Console().print_json(data=facts)
+
+
+def _request(engine: Engine, task: str, item: Item, tokens: int) -> GenerationRequest:
+    params = SamplingParams(max_tokens=tokens, ignore_eos=True)
+    return GenerationRequest(file_ids(engine.tokenizer, item.messages), params, Target("task", task=task))
+
+
+def _body(task: str, item: Item, tokens: int) -> dict[str, Any]:
+    return {
+        "model": f"twin:{task}",
+        "messages": item.messages,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+@contextmanager
+def served(engine: Engine) -> Iterator[str]:
+    """The endpoint on a free port of this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(create_app(engine), log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [free]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{free.getsockname()[1]}/v1/chat/completions"
+        server.should_exit = True
+        thread.join()
+
+
+def _through(url: str, bodies: list[dict[str, Any]]) -> float:
+    """Tokens a second of clients in a process of their own."""
+    command = [sys.executable, "-m", "benchmarks.overhead", CLIENTS, url]
+    done = subprocess.run(command, input=json.dumps(bodies), check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+async def clients(url: str, bodies: list[dict[str, Any]]) -> float:
+    """Tokens a second of all streams together, from the first byte sent to the last one read."""
+
+    async def one(http: httpx.AsyncClient, body: dict[str, Any]) -> int:
+        last = ""
+        async with http.stream("POST", url, json=body) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    last = line
+        tokens: int = json.loads(last.removeprefix("data: "))["usage"]["completion_tokens"]
+        return tokens
+
+    async with httpx.AsyncClient(timeout=None) as http:
+        started = time.perf_counter()
+        tokens = sum(await asyncio.gather(*(one(http, body) for body in bodies)))
+        return tokens / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [CLIENTS]:
+        print(asyncio.run(clients(sys.argv[2], json.load(sys.stdin))))
+    else:
+        typer.run(main)
