@@ -47,11 +47,15 @@ class ServerSettings(EngineSettings):
     tracing: TracingSettings = Field(default_factory=TracingSettings)
 
 
+class OptionError(InputError):
+    """An option of the command has a value that it cannot have."""
+
+
 def read_settings(file: Path | None = None, **options: Any) -> ServerSettings:
     """Settings from options, then variables, then ``file``, then defaults; groups are merged key by key.
 
     Raises InputError, one sentence that says where the value stands, for one that is wrong, or a key or a
-    variable that does not exist.
+    variable that does not exist; OptionError where it is an option.
     """
     known = list(ServerSettings.model_fields)
     content = {} if file is None else read_mapping(file, "settings file", known)
@@ -60,7 +64,10 @@ def read_settings(file: Path | None = None, **options: Any) -> ServerSettings:
         # Alone first: then whatever is wrong with it is this file's fault.
         _validated(_from(content), f"{file}: ")
     _validated(_from({}, environment=True), f"variables {PREFIX}…: ")
-    return _validated(_from(content, environment=True), "", **options)
+    try:
+        return _validated(_from(content, environment=True), "", **options)
+    except InputError as error:
+        raise OptionError(str(error)) from error
 
 
 def as_yaml(settings: ServerSettings) -> str:

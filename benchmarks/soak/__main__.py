@@ -5,8 +5,8 @@
 Trains a tiny zoo with real skills (half a minute), builds and serves it by ``twinserve serve`` in a process
 of its own, asks whole and streamed answers of every arm, hangs up on a quarter of them, and compares each
 answer, also the beginning of one that was cut, with dense weights of the mixture that the response names.
-Then everything must have come to rest: no slot taken, nothing waiting, and the server's counters must add up, to
-each other and to what clients saw. Writes benchmarks/results/soak.json.
+Then everything must have come to rest: no slot taken, nothing waiting, and the server's counters must add up,
+to each other and to what clients saw. Writes benchmarks/results/soak.json.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from benchmarks.soak.truth import Truth
 from tests import trained
 
 RESULT = Path("benchmarks/results/soak.json")
+TWINSERVE = str(Path(sys.executable).with_name("twinserve"))
 NAME = "soak"
 REST = 30.0
 MEASURE_EVERY = 2.0
@@ -79,7 +80,7 @@ def make(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     bundle = folder / NAME
-    command = [sys.executable, "-m", "serve.cli", "build", str(folder / "recipe.yaml"), "-o", str(bundle)]
+    command = [TWINSERVE, "build", str(folder / "recipe.yaml"), "-o", str(bundle)]
     subprocess.run(command, check=True, capture_output=True)
     prompts = []
     for path in sorted((zoo.data / "test").glob("*.jsonl")):
@@ -92,7 +93,7 @@ def make(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
 def served(bundle: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """``twinserve serve`` in a process of its own, once it is ready; its address."""
     port = _free_port()
-    command = [sys.executable, "-m", "serve.cli", "serve", str(bundle), "--port", str(port), *options]
+    command = [TWINSERVE, "serve", str(bundle), "--port", str(port), *options]
     with (bundle.parent / "serve.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"

@@ -22,7 +22,7 @@ def serve(
         Path | None, typer.Option(metavar="FILE.yaml", help="Settings; docs/settings.md has them all.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8000.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; default: 8000.")] = None,
     name: Annotated[str | None, typer.Option(help="Model id; default: the bundle's folder name.")] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -42,13 +42,17 @@ def serve(
     from serve.api.app import create_app
     from serve.engine import Engine
     from serve.logs import configure
-    from serve.serversettings import as_yaml, read_settings
+    from serve.serversettings import OptionError, as_yaml, read_settings
 
     options = {
         "host": host, "port": port, "name": name, "device": device, "dtype": dtype, "slots": slots,
         "max_model_len": max_model_len, "threads": threads,
     }  # fmt: skip
-    settings = read_settings(config, **{key: value for key, value in options.items() if value is not None})
+    try:
+        given = {key: value for key, value in options.items() if value is not None}
+        settings = read_settings(config, **given)
+    except OptionError as error:
+        raise typer.BadParameter(str(error)) from error
     if print_config:
         sys.stdout.write(as_yaml(settings))
         return
