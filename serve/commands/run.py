@@ -22,7 +22,9 @@ def serve(
         Path | None, typer.Option(metavar="FILE.yaml", help="Settings; docs/settings.md has them all.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; default: 8000.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; default: 8000.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Model id; default: the bundle's folder name.")] = None,
     device: Device = None,
     dtype: Dtype = None,
