@@ -61,10 +61,11 @@ class GenerationRequest:
     """One prompt to continue. prompt: token ids. turns: the user's own words, oldest first, to route.
     timeout: seconds after which it is given up, where the engine's own is not shorter."""
 
-    prompt: list[int]
+    # Not shown: requests stand in errors, and errors in logs.
+    prompt: list[int] = field(repr=False)
     params: SamplingParams
     target: Target
-    turns: tuple[str, ...] = ()
+    turns: tuple[str, ...] = field(default=(), repr=False)
     timeout: float | None = None
 
     def choices(self, n: int) -> list[GenerationRequest]:

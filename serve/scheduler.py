@@ -34,7 +34,8 @@ class Entry(Generic[T]):
     payload: the engine's own.
     """
 
-    payload: T
+    # Not shown: an error about an entry may be logged, and what a client sent must not be.
+    payload: T = field(repr=False)
     prompt: int
     longest: int
     deadline: float | None = None

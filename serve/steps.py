@@ -73,7 +73,10 @@ class Steps:
             return
         job.done = True
         if job in self.unrouted:
+            # The scheduler has not heard of it yet.
             self.unrouted.remove(job)
+            job.entry.state = state
+            return
         entry = job.entry
         row, used = entry.row, _used(entry)
         if (move := self.scheduler.finish(entry, state)) is not None:
