@@ -26,7 +26,7 @@ class DeadlineError(EngineError):
     """A request was not answered within its time."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Job:
     """One request on its way: what was asked, and how far the answer is.
 

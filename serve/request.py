@@ -72,10 +72,11 @@ class GenerationRequest:
     what; None: nobody will read that.
     """
 
-    prompt: list[int]
+    # Not shown: requests stand in errors, and errors in logs.
+    prompt: list[int] = field(repr=False)
     params: SamplingParams
     target: Target
-    turns: tuple[str, ...] = ()
+    turns: tuple[str, ...] = field(default=(), repr=False)
     timeout: float | None = None
     route_tokens: int | None = None
     times: Times | None = field(default=None, compare=False, repr=False)

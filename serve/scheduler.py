@@ -36,7 +36,8 @@ class Entry(Generic[T]):
     scored: logits of the whole prompt are needed, not of its last token alone. payload: the engine's own.
     """
 
-    payload: T
+    # Not shown: an error about an entry may be logged, and what a client sent must not be.
+    payload: T = field(repr=False)
     prompt: int
     longest: int
     deadline: float | None = None

@@ -269,6 +269,14 @@ def test_the_shorter_of_the_engines_time_and_the_requests_counts(engine, slow, e
     assert len(other.token_ids) == 2
 
 
+def test_a_request_that_is_late_before_it_is_looked_at_is_told_and_not_logged(engine, slow, caplog):
+    late, other = each(engine, [replace(request(), timeout=1e-9), request(tokens=2)])
+    assert isinstance(late, DeadlineError)
+    assert len(other.token_ids) == 2
+    assert not caplog.records
+    assert str(request().prompt) not in repr(request())
+
+
 def test_stopping_tells_all_running_and_waiting_and_refuses_new_ones(engine, slow):
     told = []
 
