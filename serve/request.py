@@ -24,6 +24,9 @@ class SamplingParams:
     greedy answers too.
 
     logprobs: None = no log-probabilities, n >= 0 = the chosen token's and those of the n most likely.
+
+    json_schema: JSON text; the answer is JSON that follows it, and end of text ends it even with
+    ignore_eos.
     """
 
     max_tokens: int
@@ -41,6 +44,7 @@ class SamplingParams:
     # Left out of the hash because a mapping has none; equality still sees it.
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     logprobs: int | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True)

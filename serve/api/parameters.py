@@ -39,6 +39,7 @@ def sampling_params(
         frequency_penalty=_or(body.frequency_penalty, 0.0),
         logit_bias=logit_bias,
         logprobs=body.alternatives,
+        json_schema=None if body.response_format is None else body.response_format.text,
     )
 
 
