@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from serve.api import chat, completions, errors, health, models, scores
+from serve.api import chat, completions, errors, examples, health, models, scores
 from serve.api.headers import RequestIds
 from serve.api.responses import ErrorBody
 from serve.api.surface import EngineSurface
@@ -34,4 +34,5 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     errors.install(app)
     for part in (completions, chat, scores, models, health):
         app.include_router(part.routes)
+    examples.install(app)
     return app
