@@ -21,8 +21,8 @@ from compress.recipe import validation_sentence
 from compress.yamlfile import read_mapping
 from serve.settings import PREFIX, EngineSettings
 
-# Read by the command line itself, before there are settings.
-OTHER_VARIABLES = {"LOG"}
+# Read by the command line itself: LOG before there are settings, API_KEY by twinserve chat.
+OTHER_VARIABLES = {"LOG", "API_KEY"}
 
 
 class ServerSettings(EngineSettings):
