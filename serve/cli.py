@@ -13,7 +13,20 @@ import typer
 from rich.console import Console
 
 from compress.errors import InputError
-from serve.commands import align, ask, build, evaluate, evolve, export, grow, inspect, keys, merge, run
+from serve.commands import (
+    align,
+    ask,
+    build,
+    chat,
+    evaluate,
+    evolve,
+    export,
+    grow,
+    inspect,
+    keys,
+    merge,
+    run,
+)
 
 app = typer.Typer(
     name="twinserve",
@@ -38,6 +51,7 @@ for command in (
     run.serve,
     ask.generate,
     ask.route,
+    chat.chat,
 ):
     app.command(name=command.__name__.replace("_", "-").replace("evaluate", "eval"))(command)
 app.add_typer(keys.app, name="keys")

@@ -24,6 +24,7 @@ from serve import sampler
 from serve.choice import Chooser
 from serve.costs import calibrate
 from serve.detokenizer import Detokenizer
+from serve.grammar import Constraint, Grammars
 from serve.job import Answer, EngineError, Job, Sink, collect
 from serve.kvcache import SlotCache, context_length, position_bytes
 from serve.metrics import EngineMetrics
@@ -92,6 +93,7 @@ class Engine:
         self.observer = Observer(self.metrics, vllm, self.tasks)
         eos = _eos_ids(mixture.model, tokenizer)
         self.steps = Steps(self.scheduler, runner, self.chooser, self.prefixes, eos, self.observer)
+        self.grammars = Grammars(tokenizer, eos)
         self.metrics.register(EngineMetrics(self))
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._running = False
@@ -186,7 +188,8 @@ class Engine:
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """Events of one answer as they come; closing the iterator cancels the request.
 
-        Raises InputError as ``check`` does, EngineError when the engine fails.
+        Raises InputError as ``check`` does and for a schema that cannot be followed, EngineError when the
+        engine fails.
         """
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
@@ -194,7 +197,11 @@ class Engine:
         def listen(event: Event | BaseException) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        job = self._submit(request, listen)
+        self.check(request)
+        constraint = None
+        if (schema := request.params.json_schema) is not None:
+            constraint = await asyncio.wrap_future(self.grammars.start(schema))
+        job = self._submit(request, listen, constraint)
         try:
             while True:
                 event = await events.get()
@@ -214,7 +221,10 @@ class Engine:
         jobs: list[Job] = []
         try:
             for request, sink in zip(requests, sinks, strict=True):
-                jobs.append(self._submit(request, sink.put))
+                self.check(request)
+                schema = request.params.json_schema
+                constraint = None if schema is None else self.grammars.start(schema).result()
+                jobs.append(self._submit(request, sink.put, constraint))
             return [collect(sink, progress) for sink in sinks]
         except BaseException:
             for job in jobs:
@@ -245,11 +255,10 @@ class Engine:
         self._put(work)
         return future
 
-    def _submit(self, request: GenerationRequest, sink: Sink) -> Job:
-        self.check(request)
+    def _submit(self, request: GenerationRequest, sink: Sink, constraint: Constraint | None) -> Job:
         params = request.params
         tokens: list[int] = []
-        row = sampler.Row(params, sampler.generator(params), request.prompt, tokens)
+        row = sampler.Row(params, sampler.generator(params), request.prompt, tokens, constraint)
         job = Job(request, sink, Detokenizer(self.tokenizer, params.stop), row, tokens)
         longest = len(request.prompt) + params.max_tokens
         timeouts = [seconds for seconds in (self.timeout, request.timeout) if seconds is not None]

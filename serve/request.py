@@ -29,6 +29,9 @@ class SamplingParams:
     logprobs: None = no log-probabilities, n >= 0 = the chosen token's and those of the n most likely.
     prompt_logprobs: the same for every token of the prompt but the first, which nothing precedes; such
     a prompt is computed whole, whatever the prefix cache holds.
+
+    json_schema: JSON text; the answer is JSON that follows it, and end of text ends it even with
+    ignore_eos.
     """
 
     max_tokens: int
@@ -47,6 +50,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True)

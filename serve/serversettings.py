@@ -27,6 +27,9 @@ from serve.logs import LogSettings
 from serve.settings import PREFIX, EngineSettings
 from serve.tracing import TracingSettings
 
+# What twinserve chat sends to an endpoint; that one's own is security.api_key.
+OTHER_VARIABLES = {"API_KEY"}
+
 
 class ServerSettings(EngineSettings):
     """The endpoint: where it listens, and all that its engine needs."""
@@ -120,7 +123,7 @@ def _refuse_unknown_variables(known: list[str]) -> None:
         if not variable.startswith(PREFIX):
             continue
         name = variable.removeprefix(PREFIX)
-        if name.split("__")[0].lower() in known:
+        if name in OTHER_VARIABLES or name.split("__")[0].lower() in known:
             continue
         near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
         hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""

@@ -11,6 +11,7 @@ import torch
 
 from serve import sampler
 from serve.choice import Chooser
+from serve.grammar import GrammarError
 from serve.job import DeadlineError, EngineError, Job
 from serve.kvcache import Segment, SlotCache
 from serve.logprobs import logprobs
@@ -96,7 +97,7 @@ class Steps:
         elif row >= 0:
             self.cache.clear(row, used)
 
-    def fail(self, job: Job, error: EngineError) -> None:
+    def fail(self, job: Job, error: EngineError | GrammarError) -> None:
         """End one request with an error."""
         self.drop(job, outcome="deadline" if isinstance(error, DeadlineError) else "failed")
         self.emit(job, error)
@@ -213,7 +214,13 @@ class Steps:
                 self._take(job, choice)
 
     def _take(self, job: Job, picked: sampler.Picked) -> None:
-        params, token = job.request.params, picked.token
+        params, token, constraint = job.request.params, picked.token, job.row.constraint
+        if constraint is not None:
+            try:
+                constraint.accept(token)
+            except GrammarError as error:
+                self.fail(job, error)
+                return
         if not job.tokens:
             # Not before the first token: what overflowed must not be remembered.
             self._remember(job, job.request.prompt)
@@ -221,7 +228,9 @@ class Steps:
             self.drop(job, State.FINISHED)
             self.emit(job, job.end_of_prompt())
             return
-        ends = token in params.stop_token_ids or (token in self.eos and not params.ignore_eos)
+        ends = token in params.stop_token_ids or (
+            token in self.eos and (constraint is not None or not params.ignore_eos)
+        )
         event = job.take(picked, ends)
         self.generated += 1
         self.observer.token(job)

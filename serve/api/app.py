@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from serve.api import chat, completions, errors, health, models, scores
+from serve.api import chat, completions, errors, examples, health, models, scores
 from serve.api.access import AccessLog
 from serve.api.admission import Admission
 from serve.api.body import BodyLimit
@@ -46,6 +46,7 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     errors.install(app)
     for part in (completions, chat, scores, models, health):
         app.include_router(part.routes)
+    examples.install(app)
     return app
 
 

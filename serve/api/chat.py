@@ -25,13 +25,14 @@ from serve.api.responses import (
     Usage,
 )
 from serve.api.schemas import ChatRequest
+from serve.api.streaming import STREAMED
 from serve.api.surface import ReadyEngine
 from serve.request import Event, GenerationRequest
 
 routes = APIRouter()
 
 
-@routes.post("/v1/chat/completions", response_model=ChatCompletion)
+@routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
 async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Response:
     """Answer a conversation; by default until the model ends or the context is full."""
     target = resolve(engine, body.model, body.mixture)

@@ -19,6 +19,7 @@ from serve.api.parameters import check_stream_options, sampling_params
 from serve.api.prompts import aside, check_routable, prompt_ids, prompt_turns
 from serve.api.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
 from serve.api.schemas import CompletionRequest
+from serve.api.streaming import STREAMED
 from serve.api.surface import ReadyEngine
 from serve.request import Event, GenerationRequest, TokenLogprob
 
@@ -28,7 +29,7 @@ DEFAULT_MAX_TOKENS = 16
 routes = APIRouter()
 
 
-@routes.post("/v1/completions", response_model=Completion)
+@routes.post("/v1/completions", response_model=Completion, responses=STREAMED)
 async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) -> Response:
     """Continue one prompt or several, each ``n`` times; all are answered at once, as choices by index:
     those of the first prompt, then those of the next."""

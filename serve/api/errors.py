@@ -15,6 +15,7 @@ from starlette.responses import Response
 from compress.errors import InputError
 from serve.api.disconnect import ClientGone
 from serve.api.validation import refusal, sendable
+from serve.grammar import GrammarError
 from serve.job import DeadlineError, EngineError
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
     """
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, GrammarError):
+        return ApiError(400, str(error), param="response_format", code="invalid_value")
     if isinstance(error, InputError):
         return ApiError(400, str(error))
     if isinstance(error, DeadlineError):

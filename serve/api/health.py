@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from serve.api.responses import Status
 from serve.api.surface import CurrentEngine, ReadyEngine
@@ -24,7 +24,7 @@ async def ready(engine: ReadyEngine) -> Status:
     return Status(status="ready")
 
 
-@routes.get("/metrics")
+@routes.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request, engine: CurrentEngine) -> Response:
     """What the engine has done and the gate refused, in Prometheus' text format."""
     text = generate_latest(engine.metrics) + generate_latest(request.app.state.gate_metrics)

@@ -40,6 +40,7 @@ def sampling_params(
         logit_bias=logit_bias,
         logprobs=body.alternatives,
         prompt_logprobs=body.prompt_alternatives,
+        json_schema=None if body.response_format is None else body.response_format.text,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
@@ -131,6 +132,15 @@ def _content(value: Any) -> Any:
     return "".join(texts)
 
 
+def _json_text(value: Any) -> str:
+    if not isinstance(value, dict):
+        raise ValueError("it must be an object")
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
 AnyPrompt = str | list[str] | list[int] | list[list[int]]
 TokenId = Annotated[int, Field(ge=0)]
@@ -149,7 +159,8 @@ class Body(BaseModel):
     def _known_fields(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
-        return without_unsupported(body, list(cls.model_fields), cls.neutral, cls.harmless)
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        return without_unsupported(body, known, cls.neutral, cls.harmless)
 
 
 class StreamOptions(Body):
@@ -159,12 +170,48 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
+class JsonSchema(Body):
+    """A schema by name. strict: accepted with any value, because every answer follows its schema.
+
+    schema_: as JSON text, its keys in the client's order, which is the answer's too.
+    """
+
+    name: Annotated[Text, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: Text | None = None
+    schema_: Annotated[str, BeforeValidator(_json_text, dict[str, Any]), Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """What an answer must look like: any text, any JSON object, or JSON that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The schema as JSON text; None for any text."""
+        if self.type == "json_object":
+            return '{"type":"object"}'
+        return None if self.json_schema is None else self.json_schema.schema_
+
+    @model_validator(mode="after")
+    def _one_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise field_error(
+                "json_schema",
+                "'json_schema' belongs to the type 'json_schema', and to no other.",
+                "missing_required_parameter" if self.json_schema is None else "invalid_value",
+            )
+        return self
+
+
 class Generation(Body):
     """What completions and chat completions have in common.
 
     mixture: extension; task -> weight, overrides the router ({} = the shared base alone). top_k,
     min_p, repetition_penalty: extensions, as vLLM has them. logit_bias: token id, a string in JSON ->
-    added to the token's logit.
+    added to the token's logit. response_format: also of completions, as vLLM has it.
     """
 
     model: str
@@ -188,6 +235,7 @@ class Generation(Body):
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     mixture: dict[str, float] | None = None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -22,6 +22,14 @@ log = logging.getLogger(__name__)
 DONE = "data: [DONE]\n\n"
 # Proxies must pass tokens on as they come; nginx only does when told so by this header.
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+EVENT = {
+    "type": "object",
+    "properties": {"data": {"type": "string", "description": "A chunk as JSON, an error as JSON, or [DONE]"}},
+    "required": ["data"],
+}
+# For the document: a route that streams may answer with either type.
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}
 
 Chunk = Completion | ChatChunk
 

@@ -17,7 +17,6 @@ NEUTRAL_FOR_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     "suffix": ("",),
 }
 NEUTRAL_FOR_CHAT: Mapping[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),

@@ -195,7 +195,6 @@ def test_fields_of_completions_that_are_not_supported(field: str, value: Any) ->
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("response_format", {"type": "json_object"}),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("functions", [{"name": "f"}]),
