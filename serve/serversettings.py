@@ -19,6 +19,7 @@ from pydantic_settings import (
 from compress.errors import InputError
 from compress.recipe import validation_sentence
 from compress.yamlfile import read_mapping
+from serve.adminsettings import Admin
 from serve.settings import PREFIX, EngineSettings
 
 # Read by the command line itself, before there are settings.
@@ -34,6 +35,9 @@ class ServerSettings(EngineSettings):
     """Port to listen on; 0 takes a free one."""
     name: str | None = None
     """Model id that clients ask for; unset is the bundle's folder name."""
+    drain_timeout: float = Field(30, ge=0)
+    """Seconds that running requests have to end after SIGTERM; then they are ended with an error."""
+    admin: Admin = Field(default_factory=Admin)
 
 
 def read_settings(file: Path | None = None, **options: Any) -> ServerSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -35,8 +36,11 @@ def serve(
     """
     import uvicorn
 
+    from compress.bundle import read_manifest
     from serve.api.app import create_app
-    from serve.engine import Engine
+    from serve.live import Live
+    from serve.opener import opener
+    from serve.server import Server
     from serve.serversettings import as_yaml, read_settings
 
     options = {
@@ -47,12 +51,21 @@ def serve(
     if print_config:
         sys.stdout.write(as_yaml(settings))
         return
-    engine = Engine.open(bundle, settings, name=settings.name)
-    Console(stderr=True).print(
-        f"serving {engine.name} with {', '.join(engine.tasks)} on http://{settings.host}:{settings.port}",
-        highlight=False,
+    read_manifest(bundle)  # before a port is opened for nothing
+    model = settings.name or bundle.resolve().name
+    live = Live(model, opener(settings, model))
+    url = f"http://{settings.host}:{settings.port}"
+
+    def loaded() -> None:
+        Console(stderr=True).print(f"serving {model} with {', '.join(live.tasks)} on {url}", highlight=False)
+
+    listening = uvicorn.Config(
+        create_app(live, settings), host=settings.host, port=settings.port, log_level="warning"
     )
-    try:
-        uvicorn.run(create_app(engine, settings), host=settings.host, port=settings.port, log_level="warning")
-    finally:
-        engine.stop()
+    server = Server(listening, live, bundle, settings.drain_timeout, loaded)
+    server.run()
+    if server.failure is not None:
+        raise server.failure
+    if live.loading is not None:
+        # Its thread is somewhere in native code, which does not survive the interpreter's end.
+        os._exit(0)
