@@ -7,10 +7,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from serve.api import chat, completions, errors, health, models, scores
+from serve.api import admin, chat, completions, errors, health, models, scores
 from serve.api.headers import RequestIds
 from serve.api.responses import ErrorBody
 from serve.api.surface import EngineSurface
+from serve.live import Live
 from serve.serversettings import ServerSettings
 
 # Also keeps the framework from documenting 422, which this API never sends.
@@ -24,7 +25,8 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     """An ASGI app that serves ``engine`` in OpenAI's wire format. settings: None is all defaults.
 
     The app neither starts nor stops the engine: whoever made it owns it. It may be handed over
-    before it is ready; until then answers are refused with 503.
+    before it is ready; until then answers are refused with 503. A ``Live`` engine's generations can be
+    switched by the routes below /admin where settings enable them.
     """
     app = FastAPI(title="twinserve", responses=ERRORS, redirect_slashes=False)
     app.state.engine = engine
@@ -34,4 +36,6 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     errors.install(app)
     for part in (completions, chat, scores, models, health):
         app.include_router(part.routes)
+    if app.state.settings.admin.enabled and isinstance(engine, Live):
+        app.include_router(admin.admin_routes([]))
     return app

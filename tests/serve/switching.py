@@ -51,11 +51,11 @@ def stub_live() -> Live[StubGeneration]:
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """A test that is a coroutine, run in an event loop of its own, for half a minute at most."""
+    """A test that is a coroutine, run in an event loop of its own, for two minutes at most."""
 
     @functools.wraps(test)
     def run(*args: Any, **fixtures: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **fixtures), 30))
+        asyncio.run(asyncio.wait_for(test(*args, **fixtures), 120))
 
     return run
 
