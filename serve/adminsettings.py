@@ -15,4 +15,4 @@ class Admin(BaseModel):
     enabled: bool = False
     """Whether there are routes below /admin."""
     root: Path | None = None
-    """The folder that all bundles, checkpoints and prompts named in requests lie in; ``enabled`` needs it."""
+    """The folder that bundles, checkpoints and prompts named in requests lie in; unset allows none."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.params import Depends as Guard
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -19,6 +18,8 @@ from serve.api.responses import Sent
 from serve.hotload import TooLargeError
 from serve.live import Generation, GenerationConflictError, Live, LoadBusyError
 from serve.serversettings import ServerSettings
+
+routes = APIRouter(prefix="/admin")
 
 
 class SwitchRequest(BaseModel):
@@ -46,22 +47,34 @@ class Generations(Sent):
     loading: str | None
 
 
-def admin_routes(guards: Sequence[Guard]) -> APIRouter:
-    """The routes, each behind ``guards``, which raise for whoever may not use them."""
-    routes = APIRouter(prefix="/admin", dependencies=guards)
+async def the_live(request: Request) -> Live[Any]:
+    live: Live[Any] = request.app.state.engine
+    return live
 
-    @routes.get("/generations", response_model=Generations)
-    async def generations(live: TheLive) -> Response:
-        """The generation that serves, those that end, and a load on its way."""
-        return _state(live).response()
 
-    @routes.post("/generations", response_model=Generations)
-    async def switch(body: SwitchRequest, live: TheLive, root: Root) -> Response:
-        """Serve another bundle, once it is loaded and has proved itself."""
-        bundle = jailed(root, body.bundle, "bundle")
-        return await switched(live, bundle, body.expected_generation)
+async def admin_root(request: Request) -> Path:
+    """The folder of all paths. Raises ApiError 403 where the operator has named none."""
+    settings: ServerSettings = request.app.state.settings
+    if settings.admin.root is None:
+        raise ApiError(403, "The server has no admin.root; paths cannot be named.", code="no_root")
+    return settings.admin.root
 
-    return routes
+
+TheLive = Annotated[Live[Any], Depends(the_live)]
+Root = Annotated[Path, Depends(admin_root)]
+
+
+@routes.get("/generations", response_model=Generations)
+async def generations(live: TheLive) -> Response:
+    """The generation that serves, those that end, and a load on its way."""
+    return _state(live).response()
+
+
+@routes.post("/generations", response_model=Generations)
+async def switch(body: SwitchRequest, live: TheLive, root: Root) -> Response:
+    """Serve another bundle, once it is loaded and has proved itself."""
+    bundle = jailed(root, body.bundle, "bundle")
+    return await switched(live, bundle, body.expected_generation)
 
 
 async def switched(
@@ -86,23 +99,6 @@ def told() -> Iterator[None]:
         raise ApiError(409, str(error), code="not_enough_memory") from error
     except InputError as error:
         raise ApiError(400, str(error), code="bundle_refused") from error
-
-
-async def the_live(request: Request) -> Live[Any]:
-    live: Live[Any] = request.app.state.engine
-    return live
-
-
-async def root(request: Request) -> Path:
-    """The folder of all paths. Raises ApiError 403 where the operator has named none."""
-    settings: ServerSettings = request.app.state.settings
-    if settings.admin.root is None:
-        raise ApiError(403, "The server has no admin.root; paths cannot be named.", code="no_root")
-    return settings.admin.root
-
-
-TheLive = Annotated[Live[Any], Depends(the_live)]
-Root = Annotated[Path, Depends(root)]
 
 
 def _state(live: Live[Any]) -> Generations:

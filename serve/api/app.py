@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from serve.api import admin, chat, completions, errors, health, models, scores
+from serve.api import chat, completions, errors, health, models, scores
 from serve.api.headers import RequestIds
 from serve.api.responses import ErrorBody
 from serve.api.surface import EngineSurface
@@ -37,5 +37,9 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     for part in (completions, chat, scores, models, health):
         app.include_router(part.routes)
     if app.state.settings.admin.enabled and isinstance(engine, Live):
-        app.include_router(admin.admin_routes([]))
+        # What changes bundles is imported only where it may be asked to.
+        from serve.api import admin, adminexperts
+
+        for part in (admin, adminexperts):
+            app.include_router(part.routes)
     return app
