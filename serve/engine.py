@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from compress.errors import InputError
 from compress.loading import load_tokenizer
 from router import Query, Route, Router, load_router
 from serve import sampler
+from serve.baseweights import BaseWeights
 from serve.choice import Chooser
 from serve.costs import calibrate
 from serve.detokenizer import Detokenizer
 from serve.grammar import Constraint, Grammars
+from serve.hotload import check_memory, private_copy
 from serve.job import Answer, EngineError, Job, Sink, collect
 from serve.kvcache import SlotCache, context_length, position_bytes
 from serve.metrics import EngineMetrics
@@ -96,18 +99,28 @@ class Engine:
         self.grammars = Grammars(tokenizer, eos)
         self.metrics.register(EngineMetrics(self))
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._running = False
+        self._running = self._ending = False
+        # Streams that are open; counted by the event loop's thread alone.
+        self.running = 0
         # Nothing may enter the inbox once its last emptying has begun, or its sender would wait for ever.
         self._gate = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def open(cls, path: Path, settings: EngineSettings, name: str | None = None) -> Engine:
+    def open(
+        cls,
+        path: Path,
+        settings: EngineSettings,
+        name: str | None = None,
+        generation: int = 1,
+        beside: Engine | None = None,
+    ) -> Engine:
         """Open a bundle, verified, and start serving it.
 
-        Raises InputError when the bundle or the model cannot be served.
+        beside: an engine that goes on serving meanwhile, whose base weights are shared where they are the
+        same. Raises InputError when the bundle or the model cannot be served.
         """
-        return cls.launch(lambda: cls._load(path, settings, name), settings.threads)
+        return cls.launch(lambda: cls._load(path, settings, name, generation, beside), settings.threads)
 
     @classmethod
     def launch(cls, make: Callable[[], Engine], threads: int | None = None) -> Engine:
@@ -120,6 +133,7 @@ class Engine:
         made: Future[Engine] = Future()
 
         def live() -> None:
+            nonlocal make
             if threads:
                 torch.set_num_threads(threads)
             try:
@@ -127,6 +141,7 @@ class Engine:
             except BaseException as error:
                 made.set_exception(error)
                 return
+            del make  # it may hold the engine that this one was opened beside
             engine._thread, engine._running = threading.current_thread(), True
             made.set_result(engine)
             engine._loop()
@@ -135,30 +150,75 @@ class Engine:
         return made.result()
 
     @classmethod
-    def _load(cls, path: Path, settings: EngineSettings, name: str | None) -> Engine:
+    def _load(
+        cls,
+        path: Path,
+        settings: EngineSettings,
+        name: str | None,
+        generation: int,
+        beside: Engine | None,
+    ) -> Engine:
         bundle = Bundle.open(path)
+        name = name or path.resolve().name
+        if beside is None:
+            return cls._of(bundle, settings, name, generation)
+        base = beside.mixture.base
+        shared = base is not None and base.serves(bundle, settings.torch_device(), settings.torch_dtype())
+        check_memory(bundle, settings, shared)
+        if shared:
+            # Measured beside an engine that serves, they would be wrong.
+            settings = settings.model_copy(update={"costs": beside.planner.costs})
+        with private_copy(bundle, without_base=shared) as copied:
+            return cls._of(copied, settings, name, generation, base)
+
+    @classmethod
+    def _of(
+        cls,
+        bundle: Bundle,
+        settings: EngineSettings,
+        name: str,
+        generation: int,
+        base: BaseWeights | None = None,
+    ) -> Engine:
         device, dtype = settings.torch_device(), settings.torch_dtype()
         if device == "cpu" and dtype is not torch.float32 and not fast_on_cpu(dtype):
             log.warning("this processor has no %s arithmetic: float32 will be faster", dtype)
-        folder = path / "router"
+        folder = bundle.path / "router"
         router = load_router(folder, bundle.fingerprint, bundle.tasks) if folder.is_dir() else None
-        mixture = MixtureModel.load(bundle, device=device, dtype=dtype)
+        mixture = MixtureModel.load(bundle, device=device, dtype=dtype, base=base)
         return cls(
             mixture,
             load_tokenizer(bundle.base),
             settings,
-            name=name or path.resolve().name,
+            name=name,
             scalings=bundle.scalings,
             router=router,
+            generation=generation,
             tasks=bundle.tasks,
         )
 
     def stop(self) -> None:
         """End the thread; unfinished requests fail with EngineError."""
+        self._ending = True
         self._close()
         self._inbox.put(None)
         if self._thread is not None:
             self._thread.join()
+
+    def finish(self) -> None:
+        """End the thread once all requests that have begun have ended."""
+        self._inbox.put(self._leave)
+        if self._thread is not None:
+            self._thread.join()
+
+    def pinned(self) -> AbstractContextManager[Engine]:
+        """What answers one request: this very engine."""
+        return nullcontext(self)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the thread has died without being asked to end: nothing will be answered any more."""
+        return self._thread is not None and not self._thread.is_alive() and not self._ending
 
     @property
     def ready(self) -> bool:
@@ -202,6 +262,7 @@ class Engine:
         if (schema := request.params.json_schema) is not None:
             constraint = await asyncio.wrap_future(self.grammars.start(schema))
         job = self._submit(request, listen, constraint)
+        self.running += 1
         try:
             while True:
                 event = await events.get()
@@ -211,6 +272,7 @@ class Engine:
                 if event.finish_reason:
                     return
         finally:
+            self.running -= 1
             self._inbox.put(lambda: self.steps.drop(job))
 
     def generate(
@@ -301,12 +363,15 @@ class Engine:
     def _loop(self) -> None:
         with torch.inference_mode():
             try:
-                while self._running:
+                while self._running and not (self._ending and self.steps.idle):
                     self._turn()
             finally:
                 self._close()
                 self._receive(block=False)
                 self.steps.fail_all("the engine was stopped")
+
+    def _leave(self) -> None:
+        self._ending = True
 
     def _turn(self) -> None:
         try:

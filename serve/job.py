@@ -22,6 +22,10 @@ class EngineError(RuntimeError):
     """The engine failed while a request ran; the request can be sent again."""
 
 
+class NotReadyError(EngineError):
+    """No engine answers yet, or none will begin anything any more."""
+
+
 class DeadlineError(EngineError):
     """A request was not answered within its time."""
 

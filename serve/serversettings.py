@@ -21,6 +21,7 @@ from pydantic_settings import (
 from compress.errors import InputError
 from compress.recipe import validation_sentence
 from compress.yamlfile import read_mapping
+from serve.adminsettings import Admin
 from serve.api.limits import Limits
 from serve.api.security import Security
 from serve.logs import LogSettings
@@ -42,12 +43,15 @@ class ServerSettings(EngineSettings):
     """Port to listen on; 0 takes a free one."""
     name: str | None = None
     """Model id that clients ask for; unset is the bundle's folder name."""
+    drain_timeout: float = Field(30, ge=0)
+    """Seconds that running requests have to end after SIGTERM; then they are ended with an error."""
     limits: Limits = Field(default_factory=Limits)
     """What the endpoint takes on before it refuses."""
     security: Security = Field(default_factory=Security)
     """Who may ask, and what browsers may do."""
     log: LogSettings = Field(default_factory=LogSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
+    admin: Admin = Field(default_factory=Admin)
 
 
 class OptionError(InputError):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from serve.api import chat, completions, errors, examples, health, models, scores
@@ -20,7 +20,9 @@ from serve.api.hardening import Hardening
 from serve.api.headers import RequestIds
 from serve.api.rates import Rates
 from serve.api.responses import ErrorBody
+from serve.api.security import require_admin
 from serve.api.surface import EngineSurface
+from serve.live import Live
 from serve.serversettings import ServerSettings
 
 # Also keeps the framework from documenting 422, which this API never sends.
@@ -34,7 +36,9 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     """An ASGI app that serves ``engine`` in OpenAI's wire format. settings: None is all defaults.
 
     The app neither starts nor stops the engine: whoever made it owns it. It may be handed over
-    before it is ready; until then answers are refused with 503. Raises InputError for a broken keys file.
+    before it is ready; until then answers are refused with 503. A ``Live`` engine's generations can be
+    switched by the routes below /admin where settings enable them and there is an admin key. Raises
+    InputError for a broken keys file.
     """
     settings = settings or ServerSettings.model_construct()
     pages: dict[str, Any] = {} if settings.security.docs else {"docs_url": None, "redoc_url": None}
@@ -46,6 +50,12 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     errors.install(app)
     for part in (completions, chat, scores, models, health):
         app.include_router(part.routes)
+    if settings.admin.enabled and isinstance(engine, Live):
+        # What changes bundles is imported only where it may be asked to.
+        from serve.api import admin, adminexperts
+
+        for part in (admin, adminexperts):
+            app.include_router(part.routes, dependencies=[Depends(require_admin)])
     examples.install(app)
     return app
 

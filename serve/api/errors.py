@@ -16,7 +16,7 @@ from compress.errors import InputError
 from serve.api.disconnect import ClientGone
 from serve.api.validation import refusal, sendable
 from serve.grammar import GrammarError
-from serve.job import DeadlineError, EngineError
+from serve.job import DeadlineError, EngineError, NotReadyError
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
         return ApiError(400, str(error))
     if isinstance(error, DeadlineError):
         return ApiError(504, str(error), code="deadline_exceeded")
+    if isinstance(error, NotReadyError):
+        return ApiError(503, str(error), code="not_ready", headers=RETRY_SOON)
     if isinstance(error, EngineError):
         log.warning("request %s: %s", request_id, error)
         return ApiError(503, str(error), code="engine_failed", headers=RETRY_SOON)

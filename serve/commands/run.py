@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,9 +42,12 @@ def serve(
     """
     import uvicorn
 
+    from compress.bundle import read_manifest
     from serve.api.app import create_app
-    from serve.engine import Engine
+    from serve.live import Live
     from serve.logs import configure
+    from serve.opener import opener
+    from serve.server import Server
     from serve.serversettings import OptionError, as_yaml, read_settings
 
     options = {
@@ -59,30 +63,38 @@ def serve(
         sys.stdout.write(as_yaml(settings))
         return
     configure(settings.log)
-    settings.security.keys()  # a broken keys file is told before the model is loaded
-    engine = Engine.open(bundle, settings, name=settings.name)
-    told = f"serving {engine.name} with {', '.join(engine.tasks)} on http://{settings.host}:{settings.port}"
-    if settings.log.format == "json":
-        log.info(told)
-    else:
-        Console(stderr=True).print(told, highlight=False)
-    try:
-        app = create_app(engine, settings)
-        if app.state.keys.open and not _only_here(settings.host):
-            log.warning(
-                "everybody who reaches %s may ask; set security.keys_file or security.api_key", settings.host
-            )
-        # Its own lines for requests know neither model nor tokens; ours do.
-        uvicorn.run(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
+    read_manifest(bundle)  # before a port is opened for nothing
+    model = settings.name or bundle.resolve().name
+    live = Live(model, opener(settings, model))
+    app = create_app(live, settings)
+    if app.state.keys.open and not _only_here(settings.host):
+        log.warning(
+            "everybody who reaches %s may ask; set security.keys_file or security.api_key", settings.host
         )
-    finally:
-        engine.stop()
+
+    def loaded() -> None:
+        told = f"serving {model} with {', '.join(live.tasks)} on http://{settings.host}:{settings.port}"
+        if settings.log.format == "json":
+            log.info(told)
+        else:
+            Console(stderr=True).print(told, highlight=False)
+
+    listening = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        # Its own lines for requests know neither model nor tokens; ours do.
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    server = Server(listening, live, bundle, settings.drain_timeout, loaded)
+    server.run()
+    if server.failure is not None:
+        raise server.failure
+    if live.loading is not None:
+        # Its thread is somewhere in native code, which does not survive the interpreter's end.
+        os._exit(0)
 
 
 def _only_here(host: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import httpx
@@ -54,6 +55,7 @@ class StubEngine:
         self.max_model_len = 200
         self.tokenizer: Any = TOKENIZER
         self.ready = True
+        self.failed = False
         self.refuse: str | None = None
         self.fail: BaseException | None = None
         self.fail_at = 0
@@ -65,6 +67,9 @@ class StubEngine:
         self.running = 0
         self.peak = 0
         self.cancelled = 0
+
+    def pinned(self) -> AbstractContextManager[StubEngine]:
+        return nullcontext(self)
 
     def check(self, request: GenerationRequest) -> None:
         if self.refuse:
