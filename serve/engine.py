@@ -42,7 +42,6 @@ from serve.selfcheck import check_decoder
 from serve.settings import EngineSettings, fast_on_cpu
 from serve.steps import Steps
 from serve.times import Times
-from serve.vllmmetrics import VllmMetrics
 
 log = logging.getLogger(__name__)
 
@@ -90,13 +89,13 @@ class Engine:
         check_decoder(runner)
         # Nobody asked for the passes of the check.
         self.planner.passes.clear()
-        # Of its own, so that several engines in one process do not meet.
-        self.metrics = CollectorRegistry()
-        vllm = VllmMetrics(self.metrics, settings.metrics.prefix, name)
-        self.observer = Observer(self.metrics, vllm, self.tasks)
+        self.observer = Observer(settings.metrics.prefix, name)
+        self.observer.knows(self.tasks)
         eos = _eos_ids(mixture.model, tokenizer)
         self.steps = Steps(self.scheduler, runner, self.chooser, self.prefixes, eos, self.observer)
         self.grammars = Grammars(tokenizer, eos)
+        # Of its own, so that several engines in one process do not meet.
+        self.metrics = CollectorRegistry()
         self.metrics.register(EngineMetrics(self))
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._running = self._ending = False
@@ -223,6 +222,15 @@ class Engine:
     @property
     def ready(self) -> bool:
         return self._running and self._thread is not None and self._thread.is_alive()
+
+    def count_on(self, observer: Observer) -> None:
+        """Tell ``observer`` of requests from now on, and nobody of those until now. To be called while there
+        are none."""
+        observer.knows(self.tasks)
+        self.observer = self.steps.observer = observer
+        self.steps.generated = 0
+        self.planner.passes.clear()
+        self.planner.kernels.clear()
 
     def check(self, request: GenerationRequest) -> None:
         """Raises InputError for a request that cannot be served; nothing is queued."""

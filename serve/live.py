@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WORK = "twinserve-work"
+
 T = TypeVar("T")
 
 
@@ -239,12 +241,17 @@ async def in_thread(work: Callable[[], T]) -> T:
         except BaseException as error:
             future.set_exception(error)
 
-    thread = threading.Thread(target=run, name="twinserve-work", daemon=True)
+    thread = threading.Thread(target=run, name=WORK, daemon=True)
     thread.start()
     result = await asyncio.wrap_future(future)
     # Until it has ended it holds ``work``, and with that a generation whose memory is waited for.
     thread.join()
     return result
+
+
+def working() -> bool:
+    """Whether a thread of ``in_thread`` still runs, waited for or not."""
+    return any(thread.name == WORK for thread in threading.enumerate())
 
 
 class _Metrics(Collector):

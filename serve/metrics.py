@@ -39,6 +39,7 @@ class EngineMetrics(Collector):
         yield ended
         share = scheduler.cost(len(scheduler.running), scheduler.longest) / scheduler.kv_bytes
         # The engine may admit or end a request between the two readings.
+        yield from engine.observer.registry.collect()
         yield from engine.observer.vllm.at(balance, min(1.0, share), len(engine.tasks))
         yield _gauge("kv_bytes", "Bytes of keys and values held.", engine.steps.cache.nbytes)
         yield _gauge("prefix_bytes", "Bytes of remembered prefixes.", prefixes.nbytes)

@@ -17,24 +17,21 @@ STEP_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Observer:
-    """``arrived`` may be called from any thread, the others from the engine's alone."""
+    """``arrived`` may be called from any thread, the others from an engine's alone. Generations of one
+    endpoint share one, so that counters go on when bundles are switched.
 
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        vllm: VllmMetrics,
-        experts: Iterable[str],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.ledger, self.vllm, self.clock = Ledger(), vllm, clock
+    prefix: of the names that vLLM gives its metrics. model: its id.
+    """
+
+    def __init__(self, prefix: str, model: str, clock: Callable[[], float] = time.monotonic) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.ledger, self.vllm, self.clock = Ledger(), VllmMetrics(registry, prefix, model), clock
         self.weight = Counter(
             "twinserve_routed_weight",
             "Sum of the mixture weights that the router gave to an expert.",
             ["expert"],
             registry=registry,
         )
-        for expert in experts:
-            self.weight.labels(expert)
         self.abstentions = Counter(
             "twinserve_abstentions", "Requests that the router gave to the shared base.", registry=registry
         )
@@ -56,6 +53,11 @@ class Observer:
             buckets=STEP_TOKENS,
             registry=registry,
         )
+
+    def knows(self, experts: Iterable[str]) -> None:
+        """These experts may be routed to: from now on they are told, with zero where they never were."""
+        for expert in experts:
+            self.weight.labels(expert)
 
     def arrived(self, job: Job) -> None:
         """The engine takes the request; from now on it waits."""
@@ -86,13 +88,16 @@ class Observer:
         """One step of the model was computed."""
         self.step_tokens.observe(tokens)
 
+    def prefilled(self, job: Job) -> None:
+        """All of the prompt has been computed, or was known."""
+        self.vllm.prompt_tokens.inc(len(job.request.prompt))
+
     def token(self, job: Job) -> None:
         """The answer has one token more."""
         now, times = self.clock(), job.times
         self.vllm.generation_tokens.inc()
         if times.latest is None:
             times.first = now
-            self.vllm.prompt_tokens.inc(len(job.request.prompt))
             self.vllm.first_token.observe(now - _known(times.arrived))
         else:
             self.vllm.between_tokens.observe(now - times.latest)

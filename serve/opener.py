@@ -9,6 +9,7 @@ from serve.engine import Engine
 from serve.hotload import memory_told
 from serve.job import EngineError
 from serve.live import Make
+from serve.observer import Observer
 from serve.request import GenerationRequest, SamplingParams, Target
 from serve.settings import EngineSettings
 
@@ -24,6 +25,8 @@ def opener(settings: EngineSettings, name: str) -> Make[Engine]:
         except EngineError as error:
             engine.stop()
             raise InputError(f"{bundle}: cannot answer: {error}") from error
+        # The first client's request is the first that counts, and counters outlive generations.
+        engine.count_on(Observer(settings.metrics.prefix, name) if beside is None else beside.observer)
         return engine
 
     return make

@@ -224,8 +224,9 @@ class Steps:
         if not job.tokens:
             # Not before the first token: what overflowed must not be remembered.
             self._remember(job, job.request.prompt)
+            self.observer.prefilled(job)
         if not params.max_tokens:
-            self.drop(job, State.FINISHED)
+            self.drop(job, State.FINISHED, "length")
             self.emit(job, job.end_of_prompt())
             return
         ends = token in params.stop_token_ids or (

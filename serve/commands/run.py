@@ -44,7 +44,7 @@ def serve(
 
     from compress.bundle import read_manifest
     from serve.api.app import create_app
-    from serve.live import Live
+    from serve.live import Live, working
     from serve.logs import configure
     from serve.opener import opener
     from serve.server import Server
@@ -92,8 +92,9 @@ def serve(
     server.run()
     if server.failure is not None:
         raise server.failure
-    if live.loading is not None:
-        # Its thread is somewhere in native code, which does not survive the interpreter's end.
+    if working():
+        # A load that nobody waits for any more is in native code, which does not survive the interpreter's
+        # own end.
         os._exit(0)
 
 

@@ -114,3 +114,18 @@ def test_a_second_signal_ends_it_at_once(bundle: Path, port: int, long: bool) ->
         assert process.wait(5) == -signal.SIGINT
         with pytest.raises(httpx.TransportError):
             asked.result()
+
+
+def test_a_signal_while_the_first_bundle_loads_ends_it_in_peace(bundle: Path, port: int, long: bool) -> None:
+    if not long:
+        pytest.skip("a fourth process takes seconds to start")
+    with serve(bundle, port) as process:
+        while True:
+            assert process.poll() is None
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 503:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0

@@ -16,7 +16,7 @@ import uvicorn
 
 from compress.errors import InputError
 from serve.api.app import create_app
-from serve.live import Live
+from serve.live import Live, working
 from serve.server import Server
 from tests.serve.switching import StubGeneration, stub_live
 
@@ -143,5 +143,6 @@ def test_the_port_answers_while_the_first_bundle_loads_and_a_drain_does_not_wait
         assert httpx.get(f"{made.address}/ready").status_code == 503
         made.server.drain()
         assert made.ended(3)
+        assert working(), "the command would not know that it must not wait"
     finally:
         gate.set()
