@@ -304,7 +304,9 @@ class Engine:
     async def route(self, conversations: Sequence[Sequence[str]]) -> list[Route]:
         """Router's scores of conversations, each the user's turns. Raises InputError when the bundle has no
         router."""
-        return await asyncio.wrap_future(self._submit_route(conversations))
+        # Thousands of texts may come at once, and tokenising them would stop everybody else's events.
+        future = await asyncio.to_thread(self._submit_route, conversations)
+        return await asyncio.wrap_future(future)
 
     def route_now(self, conversations: Sequence[Sequence[str]]) -> list[Route]:
         """As ``route``, for callers without an event loop."""
