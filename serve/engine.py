@@ -241,7 +241,8 @@ class Engine:
         params = request.params
         tokens: list[int] = []
         row = sampler.Row(params, sampler.generator(params), request.prompt, tokens)
-        job = Job(request, sink, Detokenizer(self.tokenizer, params.stop), row, tokens)
+        before = request.prompt if request.joined else ()
+        job = Job(request, sink, Detokenizer(self.tokenizer, params.stop, before), row, tokens)
         longest = len(request.prompt) + params.max_tokens
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         job.entry = Entry(job, len(request.prompt), longest, deadline, job.scored)

@@ -65,7 +65,8 @@ class GenerationRequest:
     """One prompt to continue.
 
     prompt: token ids. turns: the user's own words, oldest first, to route. route_tokens: how many leading
-    tokens of the prompt ``turns`` were read from, None = they were not cut short.
+    tokens of the prompt ``turns`` were read from, None = they were not cut short. joined: the answer's text
+    is put behind the prompt's.
     """
 
     prompt: list[int]
@@ -73,6 +74,7 @@ class GenerationRequest:
     target: Target
     turns: tuple[str, ...] = ()
     route_tokens: int | None = None
+    joined: bool = False
 
     def choices(self, n: int) -> list[GenerationRequest]:
         """This request ``n`` times, each with random numbers of its own; the first is unchanged."""

@@ -40,7 +40,8 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
         params = sampling_params(engine, body, len(ids), DEFAULT_MAX_TOKENS, "prompt")
         turns = prompt_turns(engine.tokenizer, prompt if readable is None else ids[:readable])
         check_routable(target, turns, "prompt")
-        requests += GenerationRequest(ids, params, target, turns, readable).choices(body.choices)
+        request = GenerationRequest(ids, params, target, turns, readable, joined=bool(body.echo))
+        requests += request.choices(body.choices)
         if body.echo:
             echo = Echo.of(engine.tokenizer, prompt, ids, params.prompt_logprobs is not None)
             echoes += [echo] * body.choices
