@@ -17,19 +17,19 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from compress.bundle import Bundle
-from compress.compose import check_mixture
 from compress.errors import InputError
 from compress.loading import load_tokenizer
 from router import Query, Route, Router, load_router
 from serve import sampler
 from serve.baseweights import BaseWeights
+from serve.checks import check_request, fitting_length
 from serve.choice import Chooser
 from serve.costs import calibrate
 from serve.detokenizer import Detokenizer
 from serve.grammar import Constraint, Grammars
 from serve.hotload import check_memory, private_copy
 from serve.job import Answer, EngineError, Job, Sink, collect
-from serve.kvcache import SlotCache, context_length, position_bytes
+from serve.kvcache import SlotCache, position_bytes
 from serve.metrics import EngineMetrics
 from serve.mixture import MixtureModel
 from serve.observer import Observer
@@ -37,7 +37,7 @@ from serve.planner import Planner
 from serve.prefix import PrefixCache
 from serve.request import Event, GenerationRequest
 from serve.runner import Runner
-from serve.scheduler import LENGTH_STEP, Entry, Scheduler
+from serve.scheduler import Entry, Scheduler
 from serve.selfcheck import check_decoder
 from serve.settings import EngineSettings, fast_on_cpu
 from serve.steps import Steps
@@ -69,7 +69,7 @@ class Engine:
         self.mixture, self.tasks = mixture, mixture.tasks if tasks is None else list(tasks)
         weight = next(mixture.model.parameters())
         cost = position_bytes(config, weight.dtype)
-        self.max_model_len = _fitting(config, settings, cost)
+        self.max_model_len = fitting_length(config, settings, cost)
         self.timeout = settings.request_timeout
         self.planner = Planner(
             mixture,
@@ -234,24 +234,8 @@ class Engine:
 
     def check(self, request: GenerationRequest) -> None:
         """Raises InputError for a request that cannot be served; nothing is queued."""
-        length, limit = len(request.prompt), self.max_model_len
-        if length == 0:
-            raise InputError("the prompt is empty; give at least one token")
-        if request.params.max_tokens < 0:
-            raise InputError(f"max_tokens must be at least 0, not {request.params.max_tokens}")
-        if length + request.params.max_tokens > limit:
-            raise InputError(
-                f"{length} prompt tokens and max_tokens {request.params.max_tokens} exceed the context "
-                f"of {limit} tokens; at most {max(0, limit - length)} can be asked for"
-            )
         vocabulary = self.mixture.model.get_input_embeddings().num_embeddings
-        if not all(0 <= token < vocabulary for token in request.prompt):
-            raise InputError(f"prompt: token ids must lie between 0 and {vocabulary - 1}")
-        target = request.target
-        if target.kind == "task":
-            check_mixture({str(target.task): 1.0}, self.tasks)
-        elif target.kind == "mixture":
-            check_mixture(target.mixture or {}, self.tasks)
+        check_request(request, self.max_model_len, vocabulary, self.tasks)
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """Events of one answer as they come; closing the iterator cancels the request.
@@ -331,7 +315,8 @@ class Engine:
         params = request.params
         tokens: list[int] = []
         row = sampler.Row(params, sampler.generator(params), request.prompt, tokens, constraint)
-        job = Job(request, sink, Detokenizer(self.tokenizer, params.stop), row, tokens)
+        before = request.prompt if request.joined else ()
+        job = Job(request, sink, Detokenizer(self.tokenizer, params.stop, before), row, tokens)
         longest = len(request.prompt) + params.max_tokens
         timeouts = [seconds for seconds in (self.timeout, request.timeout) if seconds is not None]
         deadline = time.monotonic() + min(timeouts) if timeouts else None
@@ -403,18 +388,6 @@ class Engine:
             except Exception:
                 # The others' commands still have to be heard, or their senders would wait for ever.
                 log.exception("a command to the engine failed")
-
-
-def _fitting(config: Any, settings: EngineSettings, cost: int) -> int:
-    """Positions of a request: the model's, or what the memory for keys and values holds."""
-    most = int(settings.kv_memory) // (cost * LENGTH_STEP) * LENGTH_STEP
-    length = context_length(config, settings.max_model_len)
-    if most < LENGTH_STEP or (settings.max_model_len is not None and most < length):
-        raise InputError(
-            f"kv_memory {int(settings.kv_memory)} holds {most} positions of this model, at {cost} bytes "
-            f"each, and {max(settings.max_model_len or 0, LENGTH_STEP)} are needed: give it more"
-        )
-    return min(length, most)
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

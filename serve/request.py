@@ -72,8 +72,8 @@ class GenerationRequest:
 
     prompt: token ids. turns: the user's own words, oldest first, to route. timeout: seconds after which it
     is given up, where the engine's own is not shorter. route_tokens: how many leading tokens of the prompt
-    ``turns`` were read from, None = they were not cut short. times: where the engine writes down when it did
-    what; None: nobody will read that.
+    ``turns`` were read from, None = they were not cut short. joined: the answer's text is put behind the
+    prompt's. times: where the engine writes down when it did what; None: nobody will read that.
     """
 
     # Not shown: requests stand in errors, and errors in logs.
@@ -83,6 +83,7 @@ class GenerationRequest:
     turns: tuple[str, ...] = field(default=(), repr=False)
     timeout: float | None = None
     route_tokens: int | None = None
+    joined: bool = False
     times: Times | None = field(default=None, compare=False, repr=False)
 
     def choices(self, n: int) -> list[GenerationRequest]:

@@ -104,20 +104,20 @@ class CompletionLogprobsForm:
             tokens=[spelling(self.tokenizer, i).name for i in (*begun, *(one.token_id for one in every))],
             token_logprobs=[*(None for _ in begun), *(max(one.logprob, EXCLUDED) for one in every)],
             top_logprobs=[*(None for _ in begun), *map(self._likeliest, every)],
-            text_offset=[*offsets, *self._offsets(self.text, [one.token_id for one in found])],
+            text_offset=[*offsets, *self._offsets([one.token_id for one in found])],
         )
 
     def _skip(self, echo: Echo) -> list[int]:
         """Where the prompt's tokens begin; the answer's then begin where its text ends."""
         # Tokens may spell a text otherwise than it was sent (an unknown character, say).
-        found = [min(i, len(echo.text)) for i in self._offsets(Detokenizer(self.tokenizer), echo.ids)]
-        self.offset = len(echo.text)
+        found = [min(i, len(echo.text)) for i in self._offsets(echo.ids)]
+        self.text, self.offset = Detokenizer(self.tokenizer, before=echo.ids), len(echo.text)
         return found
 
-    def _offsets(self, text: Detokenizer, tokens: Iterable[int]) -> Iterable[int]:
+    def _offsets(self, tokens: Iterable[int]) -> Iterable[int]:
         for token in tokens:
             yield self.offset
-            self.offset += len(text.push(token))
+            self.offset += len(self.text.push(token))
 
     def _likeliest(self, one: TokenLogprob) -> dict[str, float]:
         likeliest: dict[str, float] = {}

@@ -135,6 +135,7 @@ def test_prompts_are_scored_only_where_both_fields_ask_for_it() -> None:
         engine = Echoing()
         complete(engine, **fields)
         assert engine.requests[0].params.prompt_logprobs is None
+        assert engine.requests[0].joined == (fields.get("echo") is True)
 
 
 def test_the_prompt_may_fill_the_context_where_nothing_is_generated() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from serve import scheduler
 from serve.job import EngineError
@@ -165,6 +168,21 @@ def test_numbers_that_overflow_in_the_middle_end_their_own_request(zoo, monkeypa
     finally:
         engine.stop()
     check(z, asked, answer)
+
+
+def test_an_echoed_answer_begins_with_its_space(zoo, monkeypatch):
+    """The tokenizers of Llama drop it at the beginning of a text, which an echoed answer is not."""
+    engine = engine_of(zoo("adapter", "llama"))
+    raw = Tokenizer(models.BPE({f"▁w{i}": i for i in range(97)}, []))
+    raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    monkeypatch.setattr(engine, "tokenizer", PreTrainedTokenizerFast(tokenizer_object=raw))
+    asked = request([5, 6, 7], {}, 2, None)
+    try:
+        alone, joined = engine.generate([asked, replace(asked, joined=True)])
+    finally:
+        engine.stop()
+    assert joined.token_ids == alone.token_ids
+    assert joined.text == " " + alone.text and alone.text.startswith("w")
 
 
 def test_every_row_gets_its_own_number_of_most_likely_tokens():
