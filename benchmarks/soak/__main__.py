@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -38,7 +38,7 @@ RESULT = Path("benchmarks/results/soak.json")
 TWINSERVE = str(Path(sys.executable).with_name("twinserve"))
 NAME = "soak"
 REST = 30.0
-MEASURE_EVERY = 2.0
+MEASURE_EVERY = 1.0
 
 
 def main(
@@ -48,19 +48,8 @@ def main(
 ) -> None:
     """Soak; exits 1 where something was wrong."""
     with tempfile.TemporaryDirectory() as folder:
-        bundle, prompts = make(Path(folder))
-        truth = Truth(bundle)
-        with served(bundle) as (url, process):
-            sizes: list[float] = []
-            done = threading.Event()
-            watch = threading.Thread(target=_measure, args=(process, sizes, done))
-            watch.start()
-            tally = asyncio.run(clients(url, {1: truth}, prompts, count, 60 * minutes, NAME))
-            at_rest = rest(url)
-            done.set()
-            watch.join()
-            counted = metrics(url)
-    facts = summary(tally, at_rest, counted, sizes) | {"minutes": minutes, "clients": count}
+        zoo = trained.make(Path(folder) / "zoo")
+        facts = soak(zoo, Path(folder), count, 60 * minutes)
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(facts, indent=2) + "\n")
     Console(soft_wrap=True).print_json(data=facts)
@@ -68,9 +57,26 @@ def main(
         raise typer.Exit(1)
 
 
-def make(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
+def soak(zoo: Any, folder: Path, count: int, seconds: float) -> dict[str, Any]:
+    """Figures and problems of ``count`` clients in ``seconds``. zoo: a ``TrainedZoo``; folder: for the
+    bundle made of it."""
+    bundle, prompts = build(zoo, folder)
+    truth = Truth(bundle)
+    with served(bundle) as (url, process):
+        sizes: list[float] = []
+        done = threading.Event()
+        watch = threading.Thread(target=_measure, args=(process, sizes, done))
+        watch.start()
+        tally = asyncio.run(clients(url, {1: truth}, prompts, count, seconds, NAME))
+        at_rest = rest(url)
+        done.set()
+        watch.join()
+        counted = metrics(url)
+    return summary(tally, at_rest, counted, sizes) | {"minutes": seconds / 60, "clients": count}
+
+
+def build(zoo: Any, folder: Path) -> tuple[Path, list[tuple[str, str]]]:
     """A bundle with a router, and (task, prompt) of every test prompt."""
-    zoo = trained.make(folder / "zoo")
     recipe = {
         "base": str(zoo.base),
         "experts": [{"task": task, "checkpoint": str(path)} for task, path in zoo.finetunes.items()],
