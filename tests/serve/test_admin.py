@@ -9,9 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from serve.adminsettings import Admin
 from serve.api.app import create_app
+from serve.api.security import Security
 from serve.live import Live
 from serve.serversettings import ServerSettings
 from tests.serve.stub_engine import StubEngine
@@ -33,10 +35,13 @@ def root(tmp_path: Path) -> Path:
     return found
 
 
-def client(live: Any, root: Path | None, enabled: bool = True) -> httpx.AsyncClient:
-    settings = ServerSettings.model_construct(admin=Admin(enabled=enabled, root=root))
+def client(live: Any, root: Path | None, enabled: bool = True, key: bool = True) -> httpx.AsyncClient:
+    settings = ServerSettings.model_construct(
+        admin=Admin(enabled=enabled, root=root), security=Security(admin_key=SecretStr("tws-admin"))
+    )
     transport = httpx.ASGITransport(create_app(live, settings))
-    return httpx.AsyncClient(transport=transport, base_url="http://twin")
+    headers = {"authorization": "Bearer tws-admin"} if key else {}
+    return httpx.AsyncClient(transport=transport, base_url="http://twin", headers=headers)
 
 
 def switch(http: httpx.AsyncClient, bundle: Any, expected: Any = 1) -> Any:
@@ -73,6 +78,20 @@ async def test_a_switch_and_what_is_told_of_it(root: Path) -> None:
         old.release.set()
         await begun
         await until(lambda: not live.leaving)
+
+
+@in_loop
+async def test_nobody_switches_without_the_admin_key(root: Path) -> None:
+    live = await started(root)
+    async with client(live, root, key=False) as http:
+        for headers in ({}, {"authorization": "Bearer tws-other"}):
+            http.headers.update(headers)
+            refused = await switch(http, "b.c")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+            assert (await http.get("/admin/generations")).status_code == 401
+            gone = await http.delete("/admin/experts/a", params={"expected_generation": 1})
+            assert gone.status_code == 401
+    assert live.generation == 1
 
 
 @in_loop

@@ -10,11 +10,13 @@ import httpx
 import pytest
 import torch
 from peft import PeftModel
+from pydantic import SecretStr
 from transformers import AutoModelForCausalLM
 
 from compress.bundle import Bundle
 from serve.adminsettings import Admin
 from serve.api.app import create_app
+from serve.api.security import Security
 from serve.engine import Engine
 from serve.live import Live
 from serve.serversettings import ServerSettings
@@ -65,9 +67,12 @@ async def ask(http: httpx.AsyncClient, task: str) -> Any:
 
 
 def client(live: Live[Engine], root: Path) -> httpx.AsyncClient:
-    settings = ServerSettings.model_construct(admin=Admin(enabled=True, root=root))
+    settings = ServerSettings.model_construct(
+        admin=Admin(enabled=True, root=root), security=Security(admin_key=SecretStr("tws-admin"))
+    )
     transport = httpx.ASGITransport(create_app(live, settings))
-    return httpx.AsyncClient(transport=transport, base_url="http://twin", timeout=60)
+    headers = {"authorization": "Bearer tws-admin"}
+    return httpx.AsyncClient(transport=transport, base_url="http://twin", timeout=60, headers=headers)
 
 
 @in_loop

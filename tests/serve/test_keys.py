@@ -15,7 +15,7 @@ from compress.errors import InputError
 from serve.cli import app
 from serve.keysfile import digest, read_keys
 from serve.serversettings import read_settings
-from tests.serve.stub_engine import StubEngine
+from tests.serve.started import started
 
 
 def keys(*arguments: str | Path) -> Any:
@@ -118,24 +118,11 @@ def test_a_wrong_secret_is_not_repeated(tmp_path: Path, text: str) -> None:
 def test_serving_everybody_is_warned_of_once(
     monkeypatch: pytest.MonkeyPatch, host: str, key: bool, warned: int
 ) -> None:
-    ran: list[dict[str, Any]] = []
-    opened: list[Any] = []
-
-    class Opened(StubEngine):
-        def stop(self) -> None:
-            pass
-
-    def open_engine(bundle: Path, settings: Any, name: str | None) -> StubEngine:
-        opened.append(settings)
-        return Opened()
-
-    monkeypatch.setattr("serve.engine.Engine.open", open_engine)
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: ran.append(options))
     if key:
         monkeypatch.setenv("TWINSERVE_SECURITY__API_KEY", "tws-1")
-    done = CliRunner().invoke(app, ["serve", "none", "--host", host], catch_exceptions=False)
+    done, server, settings = started(monkeypatch, "--host", host)
     assert done.exit_code == 0
     assert done.stderr.count("everybody who reaches") == warned
     assert "tws-1" not in done.output
-    assert ran[0]["server_header"] is False
-    assert opened[0].request_timeout == 600
+    assert server.config.server_header is False
+    assert settings.request_timeout == 600

@@ -7,24 +7,23 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
-from typer.testing import CliRunner
 
-from serve.cli import app
-from serve.engine import Engine
 from serve.logs import LogSettings, configure
-from tests.serve.stub_engine import StubEngine
+from tests.serve.started import started
 
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    # None of the test's own is ended by a new configuration.
-    root.handlers[:] = []
+    # What servers of other tests have configured, and pytest's own handlers, which must not be ended.
+    loggers = [logging.getLogger(name) for name in ("", "uvicorn", "uvicorn.error", "uvicorn.access")]
+    kept = [(log.handlers[:], log.level, log.propagate) for log in loggers]
+    for log in loggers:
+        log.handlers[:], log.propagate = [], True
+        log.setLevel(logging.NOTSET)
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    for log, (handlers, level, propagate) in zip(loggers, kept, strict=True):
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(level)
 
 
 def test_every_logger_writes_to_stderr_in_one_form(capsys):
@@ -40,24 +39,20 @@ def test_every_logger_writes_to_stderr_in_one_form(capsys):
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_server_writes_nothing_in_another_form(monkeypatch, form):
     """The server's library, run as the command runs it, up to where it would listen."""
-    engine = StubEngine()
-    engine.stop = lambda: None
 
-    def listen(app, **options):
-        uvicorn.Config(app, **options)
+    def hello() -> None:
         for name in ("uvicorn.error", "uvicorn.access"):
             logging.getLogger(name).info("%s - hello", "127.0.0.1")
 
-    monkeypatch.setattr(Engine, "open", lambda *_, **__: engine)
-    monkeypatch.setattr(uvicorn, "run", listen)
     monkeypatch.setenv("TWINSERVE_LOG__FORMAT", form)
-    done = CliRunner().invoke(app, ["serve", "no-bundle"])
-    assert done.exit_code == 0, done.exception
+    done, _, _ = started(monkeypatch, then=hello)
+    assert done.exit_code == 0
     lines = done.stderr.splitlines()
     assert sum("hello" in line for line in lines) == 1, "requests are our own lines"
     assert "serving twin with sorting, sentiment on http://127.0.0.1:8000" in " ".join(lines)
     assert done.stdout == ""
     if form == "json":
-        assert {json.loads(line)["logger"] for line in lines} == {"serve.commands.run", "uvicorn.error"}
+        wanted = {"serve.commands.run", "serve.live", "uvicorn.error"}
+        assert {json.loads(line)["logger"] for line in lines} == wanted
     else:
         assert lines[-1].endswith("INFO uvicorn.error: 127.0.0.1 - hello")
