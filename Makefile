@@ -25,7 +25,7 @@ PYTEST_ARGS ?=
 
 # Two installs at once would break the venv.
 .NOTPARALLEL:
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test soak lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -37,6 +37,12 @@ quickstart: $(VENV)/.installed $(VENV)/.installed-model ## install, build the ex
 
 test: $(VENV)/.installed-dev ## install with the dev extra, run the whole test suite
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/.installed-dev $(VENV)/.installed-model ## the long forms: clients for ten minutes, swaps and kills under load, what HTTP costs
+	$(BIN)/python -m benchmarks.soak
+	$(BIN)/pytest --long tests/serve/test_swaps_under_load.py tests/serve/test_process.py tests/serve/test_faults.py
+	test -d bundles/zoo || $(BIN)/twinserve build configs/zoo.yaml -o bundles/zoo
+	$(BIN)/python -m benchmarks.overhead bundles/zoo
 
 lint: $(VENV)/.installed-dev ## check style, format and types
 	$(BIN)/ruff check .

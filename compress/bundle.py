@@ -98,15 +98,20 @@ class Manifest(BaseModel):
         return [task for task in self.experts if task not in self.retired]
 
     @property
-    def fingerprint(self) -> str:
-        """Hash of all that makes the shared base: base/, and the experts that it is reached through. Equal
-        ones answer alike without any expert: what a router learnt of one holds for the other, whatever
-        else the bundles carry."""
-        made = {
+    def base_files(self) -> dict[str, str]:
+        """Files of base/ that say what it computes, and their hashes."""
+        return {
             name: sha
             for name, sha in self.files.items()
             if name.startswith("base/") and name != f"base/{CARD}"
         }
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that makes the shared base: base/, and the experts that it is reached through. Equal
+        ones answer alike without any expert: what a router learnt of one holds for the other, whatever
+        else the bundles carry."""
+        made = self.base_files
         for task, weight in self.shared.weights.items():
             if weight and self.reference == "pretrained":
                 for name, sha in self.files.items():

@@ -12,10 +12,19 @@ from compress.errors import InputError
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> Any:
-    """The causal language model of ``folder`` in ``dtype``."""
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-    ).eval()
+    """The causal language model of ``folder`` in ``dtype``. Raises InputError when there is none that can be
+    used, or when some of its weights are not there."""
+    try:
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # each architecture fails in its own way
+        raise InputError(f"{folder}: its model cannot be loaded: {first_line(error)}") from error
+    model, loaded = found
+    if missing := sorted(loaded["missing_keys"]):
+        # transformers would go on with random numbers.
+        raise InputError(f"{folder}: its weights lack {missing[0]}; copy or build it again")
+    return model.eval()
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -83,7 +84,9 @@ def server(port: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     port = port if port and is_free(port) else any_free_port()
     words = ["serve", str(BUNDLE.relative_to(ROOT)), "--port", str(port)]
     console.print(f"[bold]$ twinserve {' '.join(words)}[/]", highlight=False)
-    process = subprocess.Popen([TWINSERVE, *words], cwd=ROOT)
+    # A line for each request would tear the tables apart.
+    quiet = {"TWINSERVE_LOG": "WARNING", **os.environ}
+    process = subprocess.Popen([TWINSERVE, *words], cwd=ROOT, env=quiet)
     url = f"http://127.0.0.1:{port}"
     try:
         while not is_ready(url):

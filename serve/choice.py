@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from compress.compose import factor_weights
 from router import Query, Route, Router
@@ -71,7 +72,10 @@ class Chooser:
         mixture = snap(wanted)
         if route is None:
             return Routing(mixture, "request", None, "mixture", generation)
-        return Routing(mixture, "router", route.confidence, "dynamic", generation)
+        source: Literal["router", "router_on_scored_prompt"] = "router"
+        if request.params.prompt_logprobs is not None and request.route_tokens is None:
+            source = "router_on_scored_prompt"
+        return Routing(mixture, source, route.confidence, "dynamic", generation)
 
     def _score(self, queries: Sequence[Query]) -> list[Route]:
         if not queries:

@@ -13,7 +13,20 @@ import typer
 from rich.console import Console
 
 from compress.errors import InputError
-from serve.commands import align, ask, build, evaluate, evolve, export, grow, inspect, merge, run
+from serve.commands import (
+    align,
+    ask,
+    build,
+    chat,
+    evaluate,
+    evolve,
+    export,
+    grow,
+    inspect,
+    keys,
+    merge,
+    run,
+)
 
 app = typer.Typer(
     name="twinserve",
@@ -38,8 +51,10 @@ for command in (
     run.serve,
     ask.generate,
     ask.route,
+    chat.chat,
 ):
     app.command(name=command.__name__.replace("_", "-").replace("evaluate", "eval"))(command)
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:
@@ -48,7 +63,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=os.environ.get("TWINSERVE_LOG", "WARNING"), format="%(levelname)s %(message)s")
+    level = os.environ.get("TWINSERVE_LOG", "WARNING").upper()
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     errors = Console(stderr=True)
     # Imports leave objects by the hundred thousand. To look through them for cycles over and over, and once
     # more at the end, would take a second of every command.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+# Tokens before an answer that may change its text: one would do, were it never a part of a character.
+NEIGHBOURS = 6
 
 
 class Detokenizer:
@@ -10,14 +14,18 @@ class Detokenizer:
 
     Decodes from a little before the last finished text on, because tokens change their text with
     their neighbours. Text that may be the beginning of a stop string is held back until it is
-    clear.
+    clear. before: tokens whose text the answer's is put behind; without them, some tokenizers drop
+    the space before its first word.
     """
 
-    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = (), before: Sequence[int] = ()) -> None:
         self.tokenizer, self.stop = tokenizer, stop
         self.stopped = False
-        self._ids: list[int] = []
-        self._prefix = self._read = 0
+        self._ids: list[int] = list(before[-NEIGHBOURS:])
+        if self._decode(self._ids).endswith("\ufffd"):
+            # Half a character has no text that the answer could go on from.
+            self._ids = []
+        self._prefix, self._read = 0, len(self._ids)
         self._held = ""
 
     def push(self, token: int) -> str:

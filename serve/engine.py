@@ -9,32 +9,39 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from prometheus_client import CollectorRegistry
 
 from compress.bundle import Bundle
-from compress.compose import check_mixture
 from compress.errors import InputError
 from compress.loading import load_tokenizer
 from router import Query, Route, Router, load_router
 from serve import sampler
+from serve.baseweights import BaseWeights
+from serve.checks import check_request, fitting_length
 from serve.choice import Chooser
 from serve.costs import calibrate
 from serve.detokenizer import Detokenizer
+from serve.grammar import Constraint, Grammars
+from serve.hotload import check_memory, private_copy
 from serve.job import Answer, EngineError, Job, Sink, collect
-from serve.kvcache import SlotCache, context_length, position_bytes
-from serve.metrics import registry
+from serve.kvcache import SlotCache, position_bytes
+from serve.metrics import EngineMetrics
 from serve.mixture import MixtureModel
+from serve.observer import Observer
 from serve.planner import Planner
 from serve.prefix import PrefixCache
 from serve.request import Event, GenerationRequest
 from serve.runner import Runner
-from serve.scheduler import LENGTH_STEP, Entry, Scheduler
+from serve.scheduler import Entry, Scheduler
 from serve.selfcheck import check_decoder
 from serve.settings import EngineSettings, fast_on_cpu
 from serve.steps import Steps
+from serve.times import Times
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +69,7 @@ class Engine:
         self.mixture, self.tasks = mixture, mixture.tasks if tasks is None else list(tasks)
         weight = next(mixture.model.parameters())
         cost = position_bytes(config, weight.dtype)
-        self.max_model_len = _fitting(config, settings, cost)
+        self.max_model_len = fitting_length(config, settings, cost)
         self.timeout = settings.request_timeout
         self.planner = Planner(
             mixture,
@@ -80,23 +87,39 @@ class Engine:
         self.prefixes = PrefixCache(int(settings.prefix_memory))
         runner = Runner(mixture, SlotCache(config, settings.static()), self.planner)
         check_decoder(runner)
-        self.steps = Steps(
-            self.scheduler, runner, self.chooser, self.prefixes, _eos_ids(mixture.model, tokenizer)
-        )
-        self.metrics = registry(self)
+        # Nobody asked for the passes of the check.
+        self.planner.passes.clear()
+        self.observer = Observer(settings.metrics.prefix, name)
+        self.observer.knows(self.tasks)
+        eos = _eos_ids(mixture.model, tokenizer)
+        self.steps = Steps(self.scheduler, runner, self.chooser, self.prefixes, eos, self.observer)
+        self.grammars = Grammars(tokenizer, eos)
+        # Of its own, so that several engines in one process do not meet.
+        self.metrics = CollectorRegistry()
+        self.metrics.register(EngineMetrics(self))
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._running = False
+        self._running = self._ending = False
+        # Streams that are open; counted by the event loop's thread alone.
+        self.running = 0
         # Nothing may enter the inbox once its last emptying has begun, or its sender would wait for ever.
         self._gate = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def open(cls, path: Path, settings: EngineSettings, name: str | None = None) -> Engine:
+    def open(
+        cls,
+        path: Path,
+        settings: EngineSettings,
+        name: str | None = None,
+        generation: int = 1,
+        beside: Engine | None = None,
+    ) -> Engine:
         """Open a bundle, verified, and start serving it.
 
-        Raises InputError when the bundle or the model cannot be served.
+        beside: an engine that goes on serving meanwhile, whose base weights are shared where they are the
+        same. Raises InputError when the bundle or the model cannot be served.
         """
-        return cls.launch(lambda: cls._load(path, settings, name), settings.threads)
+        return cls.launch(lambda: cls._load(path, settings, name, generation, beside), settings.threads)
 
     @classmethod
     def launch(cls, make: Callable[[], Engine], threads: int | None = None) -> Engine:
@@ -109,6 +132,7 @@ class Engine:
         made: Future[Engine] = Future()
 
         def live() -> None:
+            nonlocal make
             if threads:
                 torch.set_num_threads(threads)
             try:
@@ -116,6 +140,7 @@ class Engine:
             except BaseException as error:
                 made.set_exception(error)
                 return
+            del make  # it may hold the engine that this one was opened beside
             engine._thread, engine._running = threading.current_thread(), True
             made.set_result(engine)
             engine._loop()
@@ -124,60 +149,99 @@ class Engine:
         return made.result()
 
     @classmethod
-    def _load(cls, path: Path, settings: EngineSettings, name: str | None) -> Engine:
+    def _load(
+        cls,
+        path: Path,
+        settings: EngineSettings,
+        name: str | None,
+        generation: int,
+        beside: Engine | None,
+    ) -> Engine:
         bundle = Bundle.open(path)
+        name = name or path.resolve().name
+        if beside is None:
+            return cls._of(bundle, settings, name, generation)
+        base = beside.mixture.base
+        shared = base is not None and base.serves(bundle, settings.torch_device(), settings.torch_dtype())
+        check_memory(bundle, settings, shared)
+        if shared:
+            # Measured beside an engine that serves, they would be wrong.
+            settings = settings.model_copy(update={"costs": beside.planner.costs})
+        with private_copy(bundle, without_base=shared) as copied:
+            return cls._of(copied, settings, name, generation, base)
+
+    @classmethod
+    def _of(
+        cls,
+        bundle: Bundle,
+        settings: EngineSettings,
+        name: str,
+        generation: int,
+        base: BaseWeights | None = None,
+    ) -> Engine:
         device, dtype = settings.torch_device(), settings.torch_dtype()
         if device == "cpu" and dtype is not torch.float32 and not fast_on_cpu(dtype):
             log.warning("this processor has no %s arithmetic: float32 will be faster", dtype)
-        folder = path / "router"
+        folder = bundle.path / "router"
         router = load_router(folder, bundle.fingerprint, bundle.tasks) if folder.is_dir() else None
-        mixture = MixtureModel.load(bundle, device=device, dtype=dtype)
+        mixture = MixtureModel.load(bundle, device=device, dtype=dtype, base=base)
         return cls(
             mixture,
             load_tokenizer(bundle.base),
             settings,
-            name=name or path.resolve().name,
+            name=name,
             scalings=bundle.scalings,
             router=router,
+            generation=generation,
             tasks=bundle.tasks,
         )
 
     def stop(self) -> None:
         """End the thread; unfinished requests fail with EngineError."""
+        self._ending = True
         self._close()
         self._inbox.put(None)
         if self._thread is not None:
             self._thread.join()
 
+    def finish(self) -> None:
+        """End the thread once all requests that have begun have ended."""
+        self._inbox.put(self._leave)
+        if self._thread is not None:
+            self._thread.join()
+
+    def pinned(self) -> AbstractContextManager[Engine]:
+        """What answers one request: this very engine."""
+        return nullcontext(self)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the thread has died without being asked to end: nothing will be answered any more."""
+        return self._thread is not None and not self._thread.is_alive() and not self._ending
+
     @property
     def ready(self) -> bool:
         return self._running and self._thread is not None and self._thread.is_alive()
 
+    def count_on(self, observer: Observer) -> None:
+        """Tell ``observer`` of requests from now on, and nobody of those until now. To be called while there
+        are none."""
+        observer.knows(self.tasks)
+        self.observer = self.steps.observer = observer
+        self.steps.generated = 0
+        self.planner.passes.clear()
+        self.planner.kernels.clear()
+
     def check(self, request: GenerationRequest) -> None:
         """Raises InputError for a request that cannot be served; nothing is queued."""
-        length, limit = len(request.prompt), self.max_model_len
-        if length == 0:
-            raise InputError("the prompt is empty; give at least one token")
-        if request.params.max_tokens < 1:
-            raise InputError(f"max_tokens must be at least 1, not {request.params.max_tokens}")
-        if length + request.params.max_tokens > limit:
-            raise InputError(
-                f"{length} prompt tokens and max_tokens {request.params.max_tokens} exceed the context "
-                f"of {limit} tokens; at most {max(0, limit - length)} can be asked for"
-            )
         vocabulary = self.mixture.model.get_input_embeddings().num_embeddings
-        if not all(0 <= token < vocabulary for token in request.prompt):
-            raise InputError(f"prompt: token ids must lie between 0 and {vocabulary - 1}")
-        target = request.target
-        if target.kind == "task":
-            check_mixture({str(target.task): 1.0}, self.tasks)
-        elif target.kind == "mixture":
-            check_mixture(target.mixture or {}, self.tasks)
+        check_request(request, self.max_model_len, vocabulary, self.tasks)
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """Events of one answer as they come; closing the iterator cancels the request.
 
-        Raises InputError as ``check`` does, EngineError when the engine fails.
+        Raises InputError as ``check`` does and for a schema that cannot be followed, EngineError when the
+        engine fails.
         """
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
@@ -185,7 +249,12 @@ class Engine:
         def listen(event: Event | BaseException) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        job = self._submit(request, listen)
+        self.check(request)
+        constraint = None
+        if (schema := request.params.json_schema) is not None:
+            constraint = await asyncio.wrap_future(self.grammars.start(schema))
+        job = self._submit(request, listen, constraint)
+        self.running += 1
         try:
             while True:
                 event = await events.get()
@@ -195,6 +264,7 @@ class Engine:
                 if event.finish_reason:
                     return
         finally:
+            self.running -= 1
             self._inbox.put(lambda: self.steps.drop(job))
 
     def generate(
@@ -205,7 +275,10 @@ class Engine:
         jobs: list[Job] = []
         try:
             for request, sink in zip(requests, sinks, strict=True):
-                jobs.append(self._submit(request, sink.put))
+                self.check(request)
+                schema = request.params.json_schema
+                constraint = None if schema is None else self.grammars.start(schema).result()
+                jobs.append(self._submit(request, sink.put, constraint))
             return [collect(sink, progress) for sink in sinks]
         except BaseException:
             for job in jobs:
@@ -215,7 +288,9 @@ class Engine:
     async def route(self, conversations: Sequence[Sequence[str]]) -> list[Route]:
         """Router's scores of conversations, each the user's turns. Raises InputError when the bundle has no
         router."""
-        return await asyncio.wrap_future(self._submit_route(conversations))
+        # Thousands of texts may come at once, and tokenising them would stop everybody else's events.
+        future = await asyncio.to_thread(self._submit_route, conversations)
+        return await asyncio.wrap_future(future)
 
     def route_now(self, conversations: Sequence[Sequence[str]]) -> list[Route]:
         """As ``route``, for callers without an event loop."""
@@ -236,18 +311,25 @@ class Engine:
         self._put(work)
         return future
 
-    def _submit(self, request: GenerationRequest, sink: Sink) -> Job:
-        self.check(request)
+    def _submit(self, request: GenerationRequest, sink: Sink, constraint: Constraint | None) -> Job:
         params = request.params
         tokens: list[int] = []
-        row = sampler.Row(params, sampler.generator(params), request.prompt, tokens)
-        job = Job(request, sink, Detokenizer(self.tokenizer, params.stop), row, tokens)
+        row = sampler.Row(params, sampler.generator(params), request.prompt, tokens, constraint)
+        before = request.prompt if request.joined else ()
+        job = Job(request, sink, Detokenizer(self.tokenizer, params.stop, before), row, tokens)
         longest = len(request.prompt) + params.max_tokens
-        deadline = None if self.timeout is None else time.monotonic() + self.timeout
-        job.entry = Entry(job, len(request.prompt), longest, deadline)
+        timeouts = [seconds for seconds in (self.timeout, request.timeout) if seconds is not None]
+        deadline = time.monotonic() + min(timeouts) if timeouts else None
+        job.entry = Entry(job, len(request.prompt), longest, deadline, job.scored)
         if request.target.kind == "dynamic":
             job.query = self._query(request.turns)
-        self._put(lambda: self.steps.unrouted.append(job))
+        job.times = request.times or Times()
+        self.observer.arrived(job)
+        try:
+            self._put(lambda: self.steps.unrouted.append(job))
+        except EngineError:
+            self.observer.ended(job, "failed")
+            raise
         return job
 
     def _query(self, turns: Sequence[str]) -> Query:
@@ -276,12 +358,15 @@ class Engine:
     def _loop(self) -> None:
         with torch.inference_mode():
             try:
-                while self._running:
+                while self._running and not (self._ending and self.steps.idle):
                     self._turn()
             finally:
                 self._close()
                 self._receive(block=False)
                 self.steps.fail_all("the engine was stopped")
+
+    def _leave(self) -> None:
+        self._ending = True
 
     def _turn(self) -> None:
         try:
@@ -303,18 +388,6 @@ class Engine:
             except Exception:
                 # The others' commands still have to be heard, or their senders would wait for ever.
                 log.exception("a command to the engine failed")
-
-
-def _fitting(config: Any, settings: EngineSettings, cost: int) -> int:
-    """Positions of a request: the model's, or what the memory for keys and values holds."""
-    most = int(settings.kv_memory) // (cost * LENGTH_STEP) * LENGTH_STEP
-    length = context_length(config, settings.max_model_len)
-    if most < LENGTH_STEP or (settings.max_model_len is not None and most < length):
-        raise InputError(
-            f"kv_memory {int(settings.kv_memory)} holds {most} positions of this model, at {cost} bytes "
-            f"each, and {max(settings.max_model_len or 0, LENGTH_STEP)} are needed: give it more"
-        )
-    return min(length, most)
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -13,6 +13,7 @@ from serve.kvcache import Segment
 from serve.request import Event, GenerationRequest, Routing, TokenLogprob
 from serve.sampler import Picked, Row
 from serve.scheduler import Entry
+from serve.times import Times
 
 Sink = Callable[[Event | BaseException], None]
 
@@ -21,16 +22,22 @@ class EngineError(RuntimeError):
     """The engine failed while a request ran; the request can be sent again."""
 
 
+class NotReadyError(EngineError):
+    """No engine answers yet, or none will begin anything any more."""
+
+
 class DeadlineError(EngineError):
     """A request was not answered within its time."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Job:
     """One request on its way: what was asked, and how far the answer is.
 
     ``query`` is what the router reads; ``weights`` are g of compress.compose;
-    ``tokens`` is the answer so far, which ``row`` reads.
+    ``tokens`` is the answer so far, which ``row`` reads. ``scores`` are the log-probabilities of its prompt
+    so far, where they are asked for; ``cached`` counts prompt tokens that the prefix cache had. ``times`` is
+    when what happened.
     """
 
     request: GenerationRequest
@@ -42,7 +49,15 @@ class Job:
     query: Query | None = None
     routing: Routing | None = None
     weights: Weights = ()
+    times: Times = field(default_factory=Times)
+    scores: list[TokenLogprob] = field(default_factory=list)
+    cached: int = 0
     done: bool = False
+
+    @property
+    def scored(self) -> bool:
+        """Whether log-probabilities of the prompt are asked for."""
+        return self.request.params.prompt_logprobs is not None
 
     def next_token(self) -> Segment:
         """The answer's last token, whose keys and values are not in the cache yet."""
@@ -62,9 +77,29 @@ class Job:
             text += self.detokenizer.finish()
             if self.detokenizer.stopped:
                 finish = "stop"
-        assert self.routing is not None
         logprobs = () if picked.logprob is None else (picked.logprob,)
-        return Event(text, (picked.token,), self.routing, finish, logprobs)  # type: ignore[arg-type]
+        return self._event(text, (picked.token,), finish, logprobs)
+
+    def end_of_prompt(self) -> Event:
+        """The only event of a request that asks for no tokens."""
+        return self._event("", (), "length", ())
+
+    def _event(
+        self, text: str, tokens: tuple[int, ...], finish: str | None, logprobs: tuple[TokenLogprob, ...]
+    ) -> Event:
+        assert self.routing is not None
+        event = Event(
+            text,
+            tokens,
+            self.routing,
+            finish,  # type: ignore[arg-type]
+            logprobs,
+            tuple(self.scores),
+            self.cached,
+        )
+        # They belong to the first event alone.
+        self.scores, self.cached = [], 0
+        return event
 
 
 @dataclass(frozen=True)
@@ -76,6 +111,8 @@ class Answer:
     routing: Routing
     finish_reason: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    cached_tokens: int = 0
 
 
 def collect(events: queue.SimpleQueue[Event | BaseException], progress: Callable[[], None] | None) -> Answer:
@@ -83,6 +120,8 @@ def collect(events: queue.SimpleQueue[Event | BaseException], progress: Callable
     text = ""
     tokens: list[int] = []
     logprobs: list[TokenLogprob] = []
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    cached = 0
     while True:
         event = events.get()
         if isinstance(event, BaseException):
@@ -90,7 +129,17 @@ def collect(events: queue.SimpleQueue[Event | BaseException], progress: Callable
         text += event.text
         tokens += event.token_ids
         logprobs += event.logprobs
+        prompt_logprobs += event.prompt_logprobs
+        cached += event.cached_tokens
         if event.finish_reason:
             if progress is not None:
                 progress()
-            return Answer(text, tuple(tokens), event.routing, event.finish_reason, tuple(logprobs))
+            return Answer(
+                text,
+                tuple(tokens),
+                event.routing,
+                event.finish_reason,
+                tuple(logprobs),
+                prompt_logprobs,
+                cached,
+            )

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from compress.bundle import Bundle
 from compress.compose import compose_weight
 from compress.experts import Expert
-from compress.loading import load_model
 from compress.lowrank import LowRank
 from compress.parameters import Kind, Parameter
+from serve.baseweights import BaseWeights
 from serve.kernels import Bank, Kernel, Weights
 from serve.layers import Group, MixedEmbedding, MixedLinear, MixedNorm, Pass
 
@@ -34,11 +34,15 @@ class MixtureModel:
     """Not thread-safe: one forward pass at a time.
 
     body, head: what the current pass adds inside the decoder and at its output head, which sees
-    only those tokens whose logits are wanted.
+    only those tokens whose logits are wanted. base: what the model stands on, None where nobody may share
+    it.
     """
 
-    def __init__(self, model: PreTrainedModel, tasks: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tasks: Sequence[str] = (), base: BaseWeights | None = None
+    ) -> None:
         self.model: Any = model.eval()
+        self.base = base
         self.tasks = list(tasks)
         self.body, self.head = Pass(), Pass()
         self.groups: list[Group] = []
@@ -47,10 +51,16 @@ class MixtureModel:
         self._vectors: dict[str, tuple[Parameter, Tensor]] = {}
 
     @classmethod
-    def load(cls, bundle: Bundle, *, device: str = "cpu", dtype: torch.dtype) -> MixtureModel:
-        """Load base/ and attach every expert, in ``dtype`` on ``device``."""
-        model = load_model(bundle.base, dtype)
-        mixture = cls(model.to(device), bundle.carried)
+    def load(
+        cls, bundle: Bundle, *, device: str = "cpu", dtype: torch.dtype, base: BaseWeights | None = None
+    ) -> MixtureModel:
+        """Load base/ and attach every expert, in ``dtype`` on ``device``.
+
+        base: another model's, whose tensors are used where they are this bundle's.
+        """
+        if base is None or not base.serves(bundle, device, dtype):
+            base = BaseWeights.load(bundle, device, dtype)
+        mixture = cls(base.model(), bundle.carried, base)
         table = bundle.table()
         _Attachment(mixture, table, [bundle.expert(task, table) for task in bundle.carried]).attach()
         return mixture

@@ -84,6 +84,8 @@ class Planner:
 
     def __post_init__(self) -> None:
         self.shape = Shape(self.mixture)
+        # Counted now: other threads ask, and a composed pass has copies in the parameters' place.
+        self._price = self.mixture.parameter_bytes
 
     def pin(self, weights: Weights) -> None:
         """Keep a composed copy of this mixture for good, where the budget has room for one."""
@@ -114,9 +116,9 @@ class Planner:
         return self._factored([item])
 
     @contextmanager
-    def apply(self, part: Part, items: Sequence[Item], heads: Sequence[bool]) -> Iterator[None]:
-        """Run one part's forward pass inside; ``heads`` tells which items' last token reaches the
-        output head."""
+    def apply(self, part: Part, items: Sequence[Item], heads: Sequence[int]) -> Iterator[None]:
+        """Run one part's forward pass inside; ``heads`` tells how many of each item's last tokens reach
+        the output head."""
         self.passes[part.kind] += 1
         if part.kind == "plain":
             yield
@@ -134,7 +136,8 @@ class Planner:
             rows = self.mixture.g([item.weights for item in own])
             counts = torch.tensor([item.tokens for item in own], device=rows.device)
             g = rows.repeat_interleave(counts, 0)
-            head = rows[torch.tensor([heads[index] for index in part.members], device=rows.device)]
+            seen = torch.tensor([int(heads[index]) for index in part.members], device=rows.device)
+            head = rows.repeat_interleave(seen, 0)
         with self.mixture.factored(g, part.kernels, head, [Stacked(slice(None), head)]):
             yield
 
@@ -257,10 +260,6 @@ class Planner:
         return found
 
     # Composed copies.
-
-    @property
-    def _price(self) -> int:
-        return self.mixture.parameter_bytes
 
     def _room(self) -> int:
         return self.budget - len(self._pinned) * self._price

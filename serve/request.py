@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from serve.times import Times
+
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How tokens are picked and when an answer ends.
 
-    max_tokens: tokens to generate at most, >= 1. temperature: >= 0; 0 = greedy. top_p: nucleus mass
-    in [0, 1]. seed: None = not reproducible. stop: strings that end the answer and are left out of
-    it. stop_token_ids: token ids that end it. ignore_eos: go on past the end-of-text token.
+    max_tokens: tokens to generate at most, >= 0; 0 = read the prompt and end. temperature: >= 0;
+    0 = greedy. top_p: nucleus mass in [0, 1]. seed: None = not reproducible. stop: strings that end the
+    answer and are left out of it. stop_token_ids: token ids that end it. ignore_eos: go on past the
+    end-of-text token.
 
     top_k: draw from that many most likely tokens, 0 = all.
     min_p: draw from tokens at least that many times as likely as the likeliest, in [0, 1].
@@ -24,6 +27,11 @@ class SamplingParams:
     greedy answers too.
 
     logprobs: None = no log-probabilities, n >= 0 = the chosen token's and those of the n most likely.
+    prompt_logprobs: the same for every token of the prompt but the first, which nothing precedes; such
+    a prompt is computed whole, whatever the prefix cache holds.
+
+    json_schema: JSON text; the answer is JSON that follows it, and end of text ends it even with
+    ignore_eos.
     """
 
     max_tokens: int
@@ -41,6 +49,8 @@ class SamplingParams:
     # Left out of the hash because a mapping has none; equality still sees it.
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,23 @@ class Target:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One prompt to continue. prompt: token ids. turns: the user's own words, oldest first, to route."""
+    """One prompt to continue.
 
-    prompt: list[int]
+    prompt: token ids. turns: the user's own words, oldest first, to route. timeout: seconds after which it
+    is given up, where the engine's own is not shorter. route_tokens: how many leading tokens of the prompt
+    ``turns`` were read from, None = they were not cut short. joined: the answer's text is put behind the
+    prompt's. times: where the engine writes down when it did what; None: nobody will read that.
+    """
+
+    # Not shown: requests stand in errors, and errors in logs.
+    prompt: list[int] = field(repr=False)
     params: SamplingParams
     target: Target
-    turns: tuple[str, ...] = ()
+    turns: tuple[str, ...] = field(default=(), repr=False)
+    timeout: float | None = None
+    route_tokens: int | None = None
+    joined: bool = False
+    times: Times | None = field(default=None, compare=False, repr=False)
 
     def choices(self, n: int) -> list[GenerationRequest]:
         """This request ``n`` times, each with random numbers of its own; the first is unchanged."""
@@ -82,13 +103,15 @@ def _reseeded(params: SamplingParams, choice: int) -> SamplingParams:
 class Routing:
     """Which weights answered and who chose them.
 
-    mixture: task -> weight. source: what decided it. confidence: the router's highest calibrated
-    probability in [0, 1], None where the router was not asked. arm: the experiment arm; without one
-    the task's name, or the kind of target. generation: which version of the bundle's contents answered.
+    mixture: task -> weight. source: what decided it; "router_on_scored_prompt" is the router where it
+    read the very text whose log-probabilities were asked for, because nobody said where to stop.
+    confidence: the router's highest calibrated probability in [0, 1], None where the router was not
+    asked. arm: the experiment arm; without one the task's name, or the kind of target. generation: which
+    version of the bundle's contents answered.
     """
 
     mixture: dict[str, float]
-    source: Literal["router", "request", "model", "static"]
+    source: Literal["router", "router_on_scored_prompt", "request", "model", "static"]
     confidence: float | None
     arm: str
     generation: int
@@ -114,6 +137,9 @@ class Event:
     text: what it adds, possibly "". token_ids: the tokens it adds. finish_reason: set on the last
     event only; "length" when ``max_tokens`` ended the answer. logprobs: one for each of
     ``token_ids`` where they were asked for.
+
+    On the first event only: prompt_logprobs, one for each prompt token but the first where they were
+    asked for, and cached_tokens, how many prompt tokens were taken from the prefix cache.
     """
 
     text: str
@@ -121,3 +147,5 @@ class Event:
     routing: Routing
     finish_reason: Literal["stop", "length"] | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    cached_tokens: int = 0

@@ -20,11 +20,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens to compute. wanted: whether the logits after the last of them are."""
+    """Tokens to compute. wanted: whether the logits after the last of them are; every: those after each."""
 
     segment: Segment
     weights: Weights
     wanted: bool
+    every: bool = False
+
+    @property
+    def heads(self) -> int:
+        """How many of its last tokens the output head must see."""
+        return len(self.segment.tokens) if self.every else int(self.wanted)
 
 
 class Runner:
@@ -37,7 +43,8 @@ class Runner:
         self._device = next(mixture.model.parameters()).device
 
     def run(self, work: Sequence[Work]) -> list[Tensor | Exception | None]:
-        """Logits [vocabulary] after each piece of work, None where they are not wanted.
+        """Logits [vocabulary] after each piece of work, [tokens, vocabulary] where every token's are wanted,
+        None where none are.
 
         When a pass fails, each of its pieces is computed again by itself; what then still fails gets
         its exception in its place, and the others their logits.
@@ -78,19 +85,19 @@ class Runner:
         segments = [work[index].segment for index in part.members]
         tokens = [token for segment in segments for token in segment.tokens]
         places = [segment.start + i for segment in segments for i in range(len(segment.tokens))]
-        wanted = [one.wanted for one in work]
-        if not any(wanted[index] for index in part.members):
+        heads = [one.heads for one in work]
+        if not any(heads[index] for index in part.members):
             # The head has to see something; the middle of a prompt has nothing worth looking at.
-            wanted[part.members[-1]] = True
-        ends, at = [], 0
+            heads[part.members[-1]] = 1
+        ends: list[int] = []
+        at = 0
         for index, segment in zip(part.members, segments, strict=True):
             at += len(segment.tokens)
-            if wanted[index]:
-                ends.append(at - 1)
+            ends += range(at - heads[index], at)
         with (
             self.cache.running(segments, self._device),
             self._attention.on(),
-            self.planner.apply(part, items, wanted),
+            self.planner.apply(part, items, heads),
         ):
             output = self.mixture.model(
                 input_ids=torch.tensor([tokens], device=self._device),
@@ -99,8 +106,9 @@ class Runner:
                 use_cache=True,
                 logits_to_keep=torch.tensor(ends, device=self._device),
             )
-        rows = iter(output.logits[0])
-        for index in part.members:
-            if wanted[index]:
-                logits = next(rows)
-                results[index] = logits if work[index].wanted else None
+        rows = output.logits[0].split([heads[index] for index in part.members])
+        for index, logits in zip(part.members, rows, strict=True):
+            if work[index].every:
+                results[index] = logits
+            elif work[index].wanted:
+                results[index] = logits[-1]

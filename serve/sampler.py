@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from serve import penalties
+from serve.grammar import Constraint, restrict
+from serve.logprobs import logprobs
 from serve.request import SamplingParams, TokenLogprob
 from serve.truncation import column, truncate
 
@@ -22,13 +24,15 @@ class Row:
     """One request in a batch. Keep it from step to step: it remembers which tokens the prompt holds.
 
     generator: made by ``generator`` once for the request. prompt: its token ids. tokens: those
-    generated so far, the caller's own growing list.
+    generated so far, the caller's own growing list. constraint: which tokens may come next; the caller
+    lets it accept each.
     """
 
     params: SamplingParams
     generator: torch.Generator | None
     prompt: Sequence[int]
     tokens: Sequence[int]
+    constraint: Constraint | None = None
 
     @cached_property
     def prompt_ids(self) -> frozenset[int]:
@@ -60,10 +64,10 @@ def generator(params: SamplingParams) -> torch.Generator | None:
 def sample(logits: Tensor, rows: Sequence[Row]) -> list[Picked]:
     """One token for each row of ``logits`` [rows, vocabulary], of any floating type on any device.
 
-    Bias and penalties (serve.penalties) come first. Temperature 0 (and what is as good as 0) is
-    greedy. Otherwise logits are divided by the temperature and truncated (serve.truncation), and one
-    uniform number from the row's generator draws a token by inverse transform. ``logits`` is left as
-    it is. A row that is ``broken`` gets a meaningless token and harms no other.
+    Constraints (serve.grammar), bias and penalties (serve.penalties) come first. Temperature 0 (and what
+    is as good as 0) is greedy. Otherwise logits are divided by the temperature and truncated
+    (serve.truncation), and one uniform number from the row's generator draws a token by inverse transform.
+    ``logits`` is left as it is. A row that is ``broken`` gets a meaningless token and harms no other.
     """
     tokens = _tokens(logits, rows).tolist()
     found = _logprobs(logits, rows, tokens)
@@ -83,7 +87,7 @@ def _tokens(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     for index, row in enumerate(rows):
         if row.params.temperature >= GREEDY_BELOW:
             drawn.append(index)
-        elif penalties.wanted(row.params):
+        elif row.constraint is not None or penalties.wanted(row.params):
             edited.append(index)
         else:
             plain.append(index)
@@ -105,8 +109,9 @@ def _tokens(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def _penalized(logits: Tensor, rows: Sequence[Row], chosen: list[int]) -> Tensor:
-    """A float32 copy of the ``chosen`` rows with bias and penalties."""
+    """A float32 copy of the ``chosen`` rows with constraints, bias and penalties."""
     copy = logits[chosen].float()
+    restrict(copy, [rows[i].constraint for i in chosen])
     penalties.penalize(copy, [rows[i] for i in chosen])
     return copy
 
@@ -128,13 +133,5 @@ def _logprobs(logits: Tensor, rows: Sequence[Row], tokens: list[int]) -> dict[in
     wanted = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
     if not wanted:
         return {}
-    every = logits[wanted].float().log_softmax(-1)
-    chosen = every.gather(-1, torch.tensor([[tokens[i]] for i in wanted], device=logits.device))
-    counts = [min(rows[i].params.logprobs or 0, logits.shape[-1]) for i in wanted]
-    values, ids = every.topk(max(counts))
-    return {
-        row: TokenLogprob(tokens[row], logprob, tuple(zip(best[:count], best_values[:count], strict=True)))
-        for row, logprob, count, best, best_values in zip(
-            wanted, chosen[:, 0].tolist(), counts, ids.tolist(), values.tolist(), strict=True
-        )
-    }
+    tops = [rows[i].params.logprobs or 0 for i in wanted]
+    return dict(zip(wanted, logprobs(logits[wanted], [tokens[i] for i in wanted], tops), strict=True))

@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 # Rows share one length; rounding it up keeps shapes, and with them memory, from changing at every step.
 LENGTH_STEP = 64
+# Prompt tokens of a step whose logits are all needed, at most: a row of logits is as long as the vocabulary.
+MOST_SCORED = 256
 # How many times ``step_tokens`` one step may prefill, for the sake of more prompts than it holds up answers.
 MOST_STEPS = 4
 
@@ -31,13 +33,15 @@ class Entry(Generic[T]):
     prompt: its tokens to prefill, >= 1. longest: positions it may come to hold, prompt and answer.
     deadline: when it must have ended, on the caller's clock. done: prompt tokens whose keys and
     values are in the cache. row: its slot while it runs. turn: how many were admitted before it.
-    payload: the engine's own.
+    scored: logits of the whole prompt are needed, not of its last token alone. payload: the engine's own.
     """
 
-    payload: T
+    # Not shown: an error about an entry may be logged, and what a client sent must not be.
+    payload: T = field(repr=False)
     prompt: int
     longest: int
     deadline: float | None = None
+    scored: bool = False
     state: State = State.WAITING
     row: int = -1
     done: int = 0
@@ -90,6 +94,7 @@ class Scheduler(Generic[T]):
     ``step_tokens``; with p prompts in prefill beside fewer, a, answers, p / a times as many, at most
     MOST_STEPS times. One half is for the oldest prompt, which therefore always advances, the other for the
     shortest remaining ones, so that one long prompt stalls neither running answers nor short prompts.
+    Of scored prompts a step takes MOST_SCORED tokens at most, which bounds the memory of their logits.
     Running entries fill rows 0..n-1 without gaps.
     """
 
@@ -198,10 +203,14 @@ def _chunks(prompts: list[Entry[T]], room: int) -> Iterable[Chunk[T]]:
     if not prompts:
         return
     share = dict.fromkeys(map(id, prompts), 0)
+    scored = MOST_SCORED
     oldest = min(prompts, key=lambda entry: entry.turn)
     by_length = sorted(prompts, key=lambda entry: (entry.prompt - entry.done, entry.turn))
     for entry, limit in ((oldest, -(-room // 2)), *((entry, room) for entry in by_length)):
         taken = min(limit, room, entry.prompt - entry.done - share[id(entry)])
+        if entry.scored:
+            taken = min(taken, scored)
+            scored -= taken
         share[id(entry)] += taken
         room -= taken
     for entry in prompts:

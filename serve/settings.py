@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from compress.loading import first_line
 from serve.costs import Costs
 from serve.planner import Mode
+from serve.vllmmetrics import MetricsSettings
 
 PREFIX = "TWINSERVE_"
 
@@ -51,6 +52,7 @@ class EngineSettings(BaseSettings):
     """Seconds after which a request is given up."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of one forward pass; unset leaves it to torch."""
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
 
     @field_validator("device")
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
 
-from pydantic import BaseModel, ByteSize
+from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 
 from serve.serversettings import ServerSettings
@@ -61,6 +61,7 @@ def _kind(annotation: Any) -> str:
         float: "number",
         str: "text",
         bool: "true or false",
+        SecretStr: "secret text",
         ByteSize: "bytes, as in `2GiB`",
     }
     return known.get(

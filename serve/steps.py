@@ -11,14 +11,20 @@ import torch
 
 from serve import sampler
 from serve.choice import Chooser
+from serve.grammar import GrammarError
 from serve.job import DeadlineError, EngineError, Job
 from serve.kvcache import Segment, SlotCache
+from serve.logprobs import logprobs
+from serve.observer import Observer
 from serve.prefix import PrefixCache
 from serve.request import Event
 from serve.runner import Runner, Work
 from serve.scheduler import Chunk, Entry, Scheduler, State
+from serve.times import Outcome
 
 log = logging.getLogger(__name__)
+
+OVERFLOW = "the model's numbers overflowed on this request"
 
 
 class Steps:
@@ -31,11 +37,12 @@ class Steps:
         chooser: Chooser,
         prefixes: PrefixCache,
         eos: frozenset[int],
+        observer: Observer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler, self.runner, self.chooser, self.prefixes = scheduler, runner, chooser, prefixes
         self.cache: SlotCache = runner.cache
-        self.eos, self.clock = eos, clock
+        self.eos, self.observer, self.clock = eos, observer, clock
         self.unrouted: list[Job] = []
         self.generated = 0
 
@@ -56,25 +63,33 @@ class Steps:
         work = [(e.payload, Work(e.payload.next_token(), e.payload.weights, True)) for e in step.decode]
         work += [(chunk.entry.payload, self._chunk(chunk)) for chunk in step.prefill]
         results = self.runner.run([one for _, one in work])
+        self.observer.stepped(sum(len(one.segment.tokens) for _, one in work))
         self.scheduler.advance(step)
         jobs, logits = [], []
-        for (job, _), found in zip(work, results, strict=True):
+        for (job, piece), found in zip(work, results, strict=True):
             if isinstance(found, Exception):
                 self.fail(job, EngineError("the engine failed on this request; send it again"))
-            elif found is not None:
+                continue
+            if found is not None and piece.every:
+                found = self._score(job, piece, found)
+            if found is not None:
                 jobs.append(job)
                 logits.append(found)
         if jobs:
             self._sample(jobs, torch.stack(logits))
 
-    def drop(self, job: Job, state: State = State.CANCELLED) -> None:
+    def drop(self, job: Job, state: State = State.CANCELLED, outcome: Outcome = "cancelled") -> None:
         """Finished or cancelled: free the slot, now. Harmless when already done."""
         if job.done:
             return
         job.done = True
-        if job in self.unrouted:
-            self.unrouted.remove(job)
+        self.observer.ended(job, outcome)
         entry = job.entry
+        if job in self.unrouted:
+            # The scheduler has not heard of it yet.
+            self.unrouted.remove(job)
+            entry.state = state
+            return
         row, used = entry.row, _used(entry)
         if (move := self.scheduler.finish(entry, state)) is not None:
             moved = _used(self.scheduler.running[move.target])
@@ -82,9 +97,9 @@ class Steps:
         elif row >= 0:
             self.cache.clear(row, used)
 
-    def fail(self, job: Job, error: EngineError) -> None:
+    def fail(self, job: Job, error: EngineError | GrammarError) -> None:
         """End one request with an error."""
-        self.drop(job)
+        self.drop(job, outcome="deadline" if isinstance(error, DeadlineError) else "failed")
         self.emit(job, error)
 
     def fail_all(self, reason: str) -> None:
@@ -96,6 +111,7 @@ class Steps:
         self.cache.reset()
         for job in jobs:
             job.done = True
+            self.observer.ended(job, "failed")
             self.emit(job, EngineError(reason))
 
     def emit(self, job: Job, event: Event | BaseException) -> None:
@@ -120,6 +136,7 @@ class Steps:
                 room -= tokens
             jobs.append(job)
         dynamic = [job for job in jobs if job.query is not None]
+        began = self.observer.clock()
         try:
             routes = iter(self.chooser.routes([job.query for job in dynamic if job.query is not None]))
         except Exception:
@@ -132,6 +149,7 @@ class Steps:
             job.weights = self.chooser.weights(job.routing.mixture)
             self.unrouted.remove(job)
             self.scheduler.add(job.entry)
+        self.observer.routed(dynamic, began)
 
     def _about_to_be_known(self) -> bool:
         """Whether the next prompt is being prefilled right now, as when a request asks for several
@@ -139,7 +157,7 @@ class Steps:
         if not self.prefixes.budget or not self.scheduler.waiting:
             return False
         job = self.scheduler.waiting[0].payload
-        if len(job.request.prompt) <= self.prefixes.block:
+        if job.scored or len(job.request.prompt) <= self.prefixes.block:
             return False
         return any(
             entry.state is State.PREFILL
@@ -150,18 +168,33 @@ class Steps:
 
     def _begin(self, entry: Entry[Job]) -> None:
         job = entry.payload
+        self.observer.admitted(job)
         scheduler = self.scheduler
         most = scheduler.kv_bytes // scheduler.position_bytes
         self.cache.reserve(len(scheduler.running), scheduler.longest, most)
+        if job.scored:
+            return  # the cache has no logits, and without them nothing to score by
         blocks = self.prefixes.match(self._root(job), job.request.prompt)
         for index, block in enumerate(blocks):
             self.cache.write(entry.row, index * self.prefixes.block, block.layers)
-        entry.done = len(blocks) * self.prefixes.block
+        entry.done = job.cached = len(blocks) * self.prefixes.block
 
     def _chunk(self, chunk: Chunk[Job]) -> Work:
         job = chunk.entry.payload
         tokens = job.request.prompt[chunk.start : chunk.stop]
-        return Work(Segment(chunk.entry.row, chunk.start, tokens), job.weights, chunk.last)
+        return Work(Segment(chunk.entry.row, chunk.start, tokens), job.weights, chunk.last, job.scored)
+
+    def _score(self, job: Job, piece: Work, logits: torch.Tensor) -> torch.Tensor | None:
+        """Keep the log-probabilities that a chunk's logits give to the prompt tokens after each; returns
+        the logits to sample from, where the prompt ends with it."""
+        start = piece.segment.start + 1
+        following = job.request.prompt[start : start + len(logits)]
+        logits, last = logits[: len(following)], logits[-1]
+        if any(sampler.broken(logits)):
+            self.fail(job, EngineError(OVERFLOW))
+            return None
+        job.scores += logprobs(logits, following, [job.request.params.prompt_logprobs or 0] * len(following))
+        return last if piece.wanted else None
 
     def _remember(self, job: Job, tokens: list[int]) -> None:
         row = job.entry.row
@@ -176,22 +209,36 @@ class Steps:
         picked = sampler.sample(logits, [job.row for job in jobs])
         for job, failed, choice in zip(jobs, broken, picked, strict=True):
             if failed:
-                self.fail(job, EngineError("the model's numbers overflowed on this request"))
+                self.fail(job, EngineError(OVERFLOW))
             elif not job.done:
                 self._take(job, choice)
 
     def _take(self, job: Job, picked: sampler.Picked) -> None:
-        params, token = job.request.params, picked.token
+        params, token, constraint = job.request.params, picked.token, job.row.constraint
+        if constraint is not None:
+            try:
+                constraint.accept(token)
+            except GrammarError as error:
+                self.fail(job, error)
+                return
         if not job.tokens:
             # Not before the first token: what overflowed must not be remembered.
             self._remember(job, job.request.prompt)
-        ends = token in params.stop_token_ids or (token in self.eos and not params.ignore_eos)
+            self.observer.prefilled(job)
+        if not params.max_tokens:
+            self.drop(job, State.FINISHED, "length")
+            self.emit(job, job.end_of_prompt())
+            return
+        ends = token in params.stop_token_ids or (
+            token in self.eos and (constraint is not None or not params.ignore_eos)
+        )
         event = job.take(picked, ends)
         self.generated += 1
+        self.observer.token(job)
         if event.finish_reason:
             # A conversation's next turn begins with this one and its answer.
             self._remember(job, [*job.request.prompt, *job.tokens[:-1]])
-            self.drop(job, State.FINISHED)
+            self.drop(job, State.FINISHED, event.finish_reason)
         self.emit(job, event)
 
 

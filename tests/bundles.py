@@ -71,13 +71,13 @@ def full_zoo(
     return _zoo(folder, base, tuned, scaling, exclusive or {"rank": 999})
 
 
-def adapter_zoo(folder: Path, family: str, scaling: float = 0.3) -> Zoo:
+def adapter_zoo(folder: Path, family: str, scaling: float = 0.3, seed: int = 20) -> Zoo:
     """LoRA adapters of different ranks on every linear layer."""
     base = tiny.save_base(folder / "base", family)
     tuned = {}
     for i in range(3):
         adapted = tiny.save_adapter(
-            folder / f"t{i}", base, 20 + i, r=2 + 2 * i, lora_alpha=4, target_modules="all-linear"
+            folder / f"t{i}", base, seed + i, r=2 + 2 * i, lora_alpha=4, target_modules="all-linear"
         )
         tuned[f"t{i}"] = adapted.merge_and_unload()
     return _zoo(folder, base, tuned, scaling, {"rank": 1})

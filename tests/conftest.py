@@ -19,6 +19,16 @@ from tests.bundles import Zoo, adapter_zoo, full_zoo
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also the long forms of tests under load")
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form of a test is asked for."""
+    return bool(request.config.getoption("--long"))
+
+
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Zoo]:
     """``zoo(kind, family)``: kind "full" or "adapter"; not to be changed by a test."""

@@ -5,8 +5,8 @@
 Trains a tiny zoo with real skills (half a minute), builds and serves it by ``twinserve serve`` in a process
 of its own, asks whole and streamed answers of every arm, hangs up on a quarter of them, and compares each
 answer, also the beginning of one that was cut, with dense weights of the mixture that the response names.
-Then everything must have come to rest: no slot taken, nothing waiting, and the server's counters must add up, to
-each other and to what clients saw. Writes benchmarks/results/soak.json.
+Then everything must have come to rest: no slot taken, nothing waiting, and the server's counters must add up,
+to each other and to what clients saw. Writes benchmarks/results/soak.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -35,9 +35,10 @@ from benchmarks.soak.truth import Truth
 from tests import trained
 
 RESULT = Path("benchmarks/results/soak.json")
+TWINSERVE = str(Path(sys.executable).with_name("twinserve"))
 NAME = "soak"
 REST = 30.0
-MEASURE_EVERY = 2.0
+MEASURE_EVERY = 1.0
 
 
 def main(
@@ -47,19 +48,8 @@ def main(
 ) -> None:
     """Soak; exits 1 where something was wrong."""
     with tempfile.TemporaryDirectory() as folder:
-        bundle, prompts = make(Path(folder))
-        truth = Truth(bundle)
-        with served(bundle) as (url, process):
-            sizes: list[float] = []
-            done = threading.Event()
-            watch = threading.Thread(target=_measure, args=(process, sizes, done))
-            watch.start()
-            tally = asyncio.run(clients(url, {1: truth}, prompts, count, 60 * minutes, NAME))
-            at_rest = rest(url)
-            done.set()
-            watch.join()
-            counted = metrics(url)
-    facts = summary(tally, at_rest, counted, sizes) | {"minutes": minutes, "clients": count}
+        zoo = trained.make(Path(folder) / "zoo")
+        facts = soak(zoo, Path(folder), count, 60 * minutes)
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(facts, indent=2) + "\n")
     Console(soft_wrap=True).print_json(data=facts)
@@ -67,9 +57,26 @@ def main(
         raise typer.Exit(1)
 
 
-def make(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
+def soak(zoo: Any, folder: Path, count: int, seconds: float) -> dict[str, Any]:
+    """Figures and problems of ``count`` clients in ``seconds``. zoo: a ``TrainedZoo``; folder: for the
+    bundle made of it."""
+    bundle, prompts = build(zoo, folder)
+    truth = Truth(bundle)
+    with served(bundle) as (url, process):
+        sizes: list[float] = []
+        done = threading.Event()
+        watch = threading.Thread(target=_measure, args=(process, sizes, done))
+        watch.start()
+        tally = asyncio.run(clients(url, {1: truth}, prompts, count, seconds, NAME))
+        at_rest = rest(url)
+        done.set()
+        watch.join()
+        counted = metrics(url)
+    return summary(tally, at_rest, counted, sizes) | {"minutes": seconds / 60, "clients": count}
+
+
+def build(zoo: Any, folder: Path) -> tuple[Path, list[tuple[str, str]]]:
     """A bundle with a router, and (task, prompt) of every test prompt."""
-    zoo = trained.make(folder / "zoo")
     recipe = {
         "base": str(zoo.base),
         "experts": [{"task": task, "checkpoint": str(path)} for task, path in zoo.finetunes.items()],
@@ -79,7 +86,7 @@ def make(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     bundle = folder / NAME
-    command = [sys.executable, "-m", "serve.cli", "build", str(folder / "recipe.yaml"), "-o", str(bundle)]
+    command = [TWINSERVE, "build", str(folder / "recipe.yaml"), "-o", str(bundle)]
     subprocess.run(command, check=True, capture_output=True)
     prompts = []
     for path in sorted((zoo.data / "test").glob("*.jsonl")):
@@ -92,7 +99,7 @@ def make(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
 def served(bundle: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """``twinserve serve`` in a process of its own, once it is ready; its address."""
     port = _free_port()
-    command = [sys.executable, "-m", "serve.cli", "serve", str(bundle), "--port", str(port), *options]
+    command = [TWINSERVE, "serve", str(bundle), "--port", str(port), *options]
     with (bundle.parent / "serve.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"

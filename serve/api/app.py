@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from serve.api import chat, completions, errors, health, models, scores
+from serve.api import chat, completions, errors, examples, health, models, scores
+from serve.api.access import AccessLog
+from serve.api.admission import Admission
+from serve.api.body import BodyLimit
+from serve.api.exchange import Exchange
+from serve.api.gate import Gate
+from serve.api.gatemetrics import GateMetrics
+from serve.api.hardening import Hardening
 from serve.api.headers import RequestIds
+from serve.api.rates import Rates
 from serve.api.responses import ErrorBody
+from serve.api.security import require_admin
 from serve.api.surface import EngineSurface
+from serve.live import Live
 from serve.serversettings import ServerSettings
 
 # Also keeps the framework from documenting 422, which this API never sends.
@@ -24,14 +36,61 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     """An ASGI app that serves ``engine`` in OpenAI's wire format. settings: None is all defaults.
 
     The app neither starts nor stops the engine: whoever made it owns it. It may be handed over
-    before it is ready; until then answers are refused with 503.
+    before it is ready; until then answers are refused with 503. A ``Live`` engine's generations can be
+    switched by the routes below /admin where settings enable them and there is an admin key. Raises
+    InputError for a broken keys file.
     """
-    app = FastAPI(title="twinserve", responses=ERRORS, redirect_slashes=False)
+    settings = settings or ServerSettings.model_construct()
+    pages: dict[str, Any] = {} if settings.security.docs else {"docs_url": None, "redoc_url": None}
+    app = FastAPI(title="twinserve", responses=ERRORS, redirect_slashes=False, **pages)
     app.state.engine = engine
-    app.state.settings = settings or ServerSettings.model_construct()
+    app.state.settings = settings
     app.state.started = int(time.time())
-    app.add_middleware(RequestIds)
+    _guard(app, settings)
     errors.install(app)
     for part in (completions, chat, scores, models, health):
         app.include_router(part.routes)
+    if settings.admin.enabled and isinstance(engine, Live):
+        # What changes bundles is imported only where it may be asked to.
+        from serve.api import admin, adminexperts
+
+        for part in (admin, adminexperts):
+            app.include_router(part.routes, dependencies=[Depends(require_admin)])
+    examples.install(app)
     return app
+
+
+def _guard(app: FastAPI, settings: ServerSettings) -> None:
+    limits, security = settings.limits, settings.security
+    metrics = app.state.gate_metrics = GateMetrics()
+    app.state.keys = security.keys()
+    # The last is the outermost: a request is let in before its body is read, and every refusal has an id
+    # and may be read by the pages that may ask.
+    app.add_middleware(BodyLimit, most=int(limits.body), metrics=metrics)
+    app.add_middleware(
+        Gate,
+        keys=app.state.keys,
+        rates=Rates(limits.rates),
+        admission=Admission(limits, settings.slots, metrics),
+        metrics=metrics,
+        metrics_key=security.metrics_key,
+    )
+    app.add_middleware(RequestIds)
+    app.add_middleware(AccessLog, trace=_tracing(settings))
+    app.add_middleware(Hardening)
+    if security.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=security.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+
+
+def _tracing(settings: ServerSettings) -> Callable[[Exchange], None] | None:
+    if settings.tracing.endpoint is None:
+        return None
+    from serve.api.spans import Spans, to_collector
+
+    return Spans(to_collector(settings.tracing.endpoint))

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from serve.api.answers import Answer
+from serve.api.deadline import request_timeout
 from serve.api.generation import Stamp, respond
 from serve.api.logprobs import chat_logprobs
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
-from serve.api.prompts import chat_ids, chat_turns, check_routable
+from serve.api.prompts import aside, chat_ids, chat_turns, check_routable
 from serve.api.responses import (
     ChatChoice,
     ChatChunk,
@@ -24,24 +25,30 @@ from serve.api.responses import (
     Usage,
 )
 from serve.api.schemas import ChatRequest
+from serve.api.streaming import STREAMED
 from serve.api.surface import ReadyEngine
 from serve.request import Event, GenerationRequest
 
 routes = APIRouter()
 
 
-@routes.post("/v1/chat/completions", response_model=ChatCompletion)
+@routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
 async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Response:
     """Answer a conversation; by default until the model ends or the context is full."""
     target = resolve(engine, body.model, body.mixture)
     check_stream_options(body)
-    ids = chat_ids(engine.tokenizer, body.messages)
-    params = sampling_params(engine, body, len(ids), None, "messages")
-    turns = chat_turns(body.messages)
-    check_routable(target, turns, "messages")
-    requests = GenerationRequest(ids, params, target, turns).choices(body.choices)
+    timeout = request_timeout(http)
+    http.state.ticket.enter(body.choices)
+
+    def requests() -> list[GenerationRequest]:
+        ids = chat_ids(engine.tokenizer, body.messages)
+        params = sampling_params(engine, body, len(ids), None, "messages")
+        turns = chat_turns(body.messages)
+        check_routable(target, turns, "messages")
+        return GenerationRequest(ids, params, target, turns, timeout).choices(body.choices)
+
     form = ChatForm(Stamp(body.model, "chatcmpl"), engine.tokenizer)
-    return await respond(http, engine, body, requests, form)
+    return await respond(http, engine, body, await aside(requests), form)
 
 
 class ChatForm:

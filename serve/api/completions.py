@@ -10,15 +10,18 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from serve.api.answers import Answer
+from serve.api.deadline import request_timeout
+from serve.api.echo import Echo
 from serve.api.generation import Stamp, respond
 from serve.api.logprobs import CompletionLogprobsForm
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
-from serve.api.prompts import check_routable, prompt_ids, prompt_turns
-from serve.api.responses import Completion, CompletionChoice, Usage
+from serve.api.prompts import aside, check_routable, prompt_ids, prompt_turns
+from serve.api.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
 from serve.api.schemas import CompletionRequest
+from serve.api.streaming import STREAMED
 from serve.api.surface import ReadyEngine
-from serve.request import Event, GenerationRequest
+from serve.request import Event, GenerationRequest, TokenLogprob
 
 # OpenAI's default for this route, and what its clients count on.
 DEFAULT_MAX_TOKENS = 16
@@ -26,28 +29,43 @@ DEFAULT_MAX_TOKENS = 16
 routes = APIRouter()
 
 
-@routes.post("/v1/completions", response_model=Completion)
+@routes.post("/v1/completions", response_model=Completion, responses=STREAMED)
 async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) -> Response:
     """Continue one prompt or several, each ``n`` times; all are answered at once, as choices by index:
     those of the first prompt, then those of the next."""
     target = resolve(engine, body.model, body.mixture)
     check_stream_options(body)
-    requests: list[GenerationRequest] = []
-    for prompt in body.prompt:
-        ids = prompt_ids(engine.tokenizer, prompt)
-        params = sampling_params(engine, body, len(ids), DEFAULT_MAX_TOKENS, "prompt")
-        turns = prompt_turns(engine.tokenizer, prompt)
-        check_routable(target, turns, "prompt")
-        requests += GenerationRequest(ids, params, target, turns).choices(body.choices)
-    form = CompletionForm(Stamp(body.model, "cmpl"), engine.tokenizer)
-    return await respond(http, engine, body, requests, form)
+    timeout = request_timeout(http)
+    http.state.ticket.enter(len(body.prompt) * body.choices)
+
+    echoes: list[Echo] = []
+
+    def requests() -> list[GenerationRequest]:
+        made: list[GenerationRequest] = []
+        for prompt, readable in zip(body.prompt, body.readable, strict=True):
+            ids = prompt_ids(engine.tokenizer, prompt)
+            params = sampling_params(engine, body, len(ids), DEFAULT_MAX_TOKENS, "prompt")
+            turns = prompt_turns(engine.tokenizer, prompt if readable is None else ids[:readable])
+            check_routable(target, turns, "prompt")
+            request = GenerationRequest(ids, params, target, turns, timeout, readable, joined=bool(body.echo))
+            made += request.choices(body.choices)
+            if body.echo:
+                echo = Echo.of(engine.tokenizer, prompt, ids, params.prompt_logprobs is not None)
+                echoes.extend([echo] * body.choices)
+        return made
+
+    asked = await aside(requests)
+    form = CompletionForm(Stamp(body.model, "cmpl"), engine.tokenizer, echoes)
+    return await respond(http, engine, body, asked, form)
 
 
 class CompletionForm:
-    """Answers as OpenAI's ``text_completion`` objects."""
+    """Answers as OpenAI's ``text_completion`` objects. echoes: what goes before each choice's answer, or
+    nothing at all."""
 
-    def __init__(self, stamp: Stamp, tokenizer: Any) -> None:
+    def __init__(self, stamp: Stamp, tokenizer: Any, echoes: Sequence[Echo]) -> None:
         self.stamp = stamp
+        self.echoes = dict(enumerate(echoes))
         self.logprobs: defaultdict[int, CompletionLogprobsForm] = defaultdict(
             lambda: CompletionLogprobsForm(tokenizer)
         )
@@ -57,8 +75,8 @@ class CompletionForm:
             [
                 CompletionChoice(
                     index=index,
-                    text=answer.text,
-                    logprobs=self.logprobs[index].of(answer.logprobs),
+                    text=self._text(index, answer.text),
+                    logprobs=self._logprobs(index, answer.logprobs, answer.prompt_logprobs),
                     finish_reason=answer.end.finish_reason,
                     routing=answer.end.routing,
                 )
@@ -73,10 +91,12 @@ class CompletionForm:
             return  # half a character: its text comes with a later token
         choice = CompletionChoice(
             index=index,
-            text=event.text,
-            logprobs=self.logprobs[index].of(event.logprobs),
+            text=self._text(index, event.text),
+            logprobs=self._logprobs(index, event.logprobs, event.prompt_logprobs),
             finish_reason=event.finish_reason,
         )
+        # Sent back once, before the answer.
+        self.echoes.pop(index, None)
         if first or event.finish_reason:
             choice.routing = event.routing
         yield self._completion([choice])
@@ -85,6 +105,16 @@ class CompletionForm:
         chunk = self._completion([])
         chunk.usage = usage
         return chunk
+
+    def _text(self, index: int, text: str) -> str:
+        echo = self.echoes.get(index)
+        return text if echo is None else echo.text + text
+
+    def _logprobs(
+        self, index: int, answer: Sequence[TokenLogprob], prompt: Sequence[TokenLogprob]
+    ) -> CompletionLogprobs | None:
+        echo = self.echoes.get(index)
+        return self.logprobs[index].of(answer, echo if echo and echo.scored else None, prompt)
 
     def _completion(self, choices: list[CompletionChoice]) -> Completion:
         return Completion(

@@ -14,8 +14,9 @@ from starlette.responses import Response
 
 from compress.errors import InputError
 from serve.api.disconnect import ClientGone
-from serve.api.validation import refusal
-from serve.job import DeadlineError, EngineError
+from serve.api.validation import refusal, sendable
+from serve.grammar import GrammarError
+from serve.job import DeadlineError, EngineError, NotReadyError
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +52,13 @@ class ApiError(Exception):
     def body(self) -> dict[str, dict[str, str | None]]:
         """The JSON object sent, in a response or in a stream."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
         return {
             "error": {
-                "message": _sendable(self.message),
+                "message": sendable(self.message),
                 "type": kind,
-                "param": None if self.param is None else _sendable(self.param),
+                "param": None if self.param is None else sendable(self.param),
                 "code": self.code,
             }
         }
@@ -76,10 +79,14 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
     """
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, GrammarError):
+        return ApiError(400, str(error), param="response_format", code="invalid_value")
     if isinstance(error, InputError):
         return ApiError(400, str(error))
     if isinstance(error, DeadlineError):
         return ApiError(504, str(error), code="deadline_exceeded")
+    if isinstance(error, NotReadyError):
+        return ApiError(503, str(error), code="not_ready", headers=RETRY_SOON)
     if isinstance(error, EngineError):
         log.warning("request %s: %s", request_id, error)
         return ApiError(503, str(error), code="engine_failed", headers=RETRY_SOON)
@@ -121,8 +128,3 @@ def install(app: FastAPI) -> None:
         else:
             message, code = f"{error.detail}.", None
         return ApiError(error.status_code, message, code=code, headers=error.headers).response()
-
-
-def _sendable(text: str) -> str:
-    """``text`` without lone surrogates: JSON may carry them in, UTF-8 cannot carry them out."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

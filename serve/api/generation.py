@@ -13,11 +13,13 @@ from starlette.responses import Response
 
 from serve.api.answers import Answer, collect, first, merged
 from serve.api.disconnect import until_disconnect
+from serve.api.errors import ApiError
 from serve.api.headers import routing_headers
 from serve.api.responses import Sent, Usage
 from serve.api.schemas import Generation
 from serve.api.streaming import ChunkForm, EventStream, sse
 from serve.api.surface import EngineSurface
+from serve.api.tally import Tally
 from serve.request import GenerationRequest, Routing
 
 
@@ -53,20 +55,26 @@ async def respond(
     """The engine's answers to ``requests`` as a response: all choices of the first prompt, then all of
     the next.
 
-    Raises InputError for what the engine refuses, before anything is generated. A stream begins
-    with its first event, so that its status and headers tell what happened until then.
+    Raises InputError for what the engine refuses and ApiError 400 for more prompt tokens than the settings
+    allow, before anything is generated. A stream begins with its first event, so that its status and
+    headers tell what happened until then.
     """
     prompts = requests[:: body.choices]
+    prompt_tokens = sum(len(request.prompt) for request in prompts)
+    _check_prompt_tokens(http, prompt_tokens)
     for request in prompts:
         engine.check(request)
-    prompt_tokens = sum(len(request.prompt) for request in prompts)
+    exchange = http.state.exchange
+    requests = exchange.asks(body.model, requests, prompt_tokens)
+    tally = Tally(prompt_tokens, body.choices)
     if not body.stream:
-        answers = await until_disconnect(http.receive, collect(engine, requests))
-        usage = Usage.of(prompt_tokens, sum(answer.tokens for answer in answers))
+        answers = await until_disconnect(http.receive, collect(engine, requests, exchange.hears))
+        for index, answer in enumerate(answers):
+            tally.add(index, answer.tokens, answer.cached)
         headers = _headers(prompts, answers[0].end.routing)
-        return form.whole(answers, usage).response(headers)
+        return form.whole(answers, tally.usage).response(headers)
 
-    events = merged(engine, requests)
+    events = merged(engine, requests, exchange.hears)
     try:
         opening = await until_disconnect(http.receive, first(events))
     except BaseException:
@@ -78,11 +86,24 @@ async def respond(
         form,
         opening,
         events,
-        prompt_tokens=prompt_tokens,
+        tally=tally,
         include_usage=options is not None and bool(options.include_usage),
         request_id=http.state.request_id,
     )
-    return EventStream(lines, events, _headers(prompts, opening[1].routing))
+    patience = http.app.state.settings.limits.stalled_reader
+    return EventStream(lines, events, _headers(prompts, opening[1].routing), patience)
+
+
+def _check_prompt_tokens(http: Request, tokens: int) -> None:
+    most = http.app.state.settings.limits.prompt_tokens
+    if most is not None and tokens > most:
+        http.app.state.gate_metrics.refused["prompt_tokens"] += 1
+        raise ApiError(
+            400,
+            f"The request's prompts have {tokens} tokens, and {most} are the most here; send it in parts, or"
+            " shorter prompts.",
+            code="too_many_prompt_tokens",
+        )
 
 
 def _headers(prompts: Sequence[GenerationRequest], routing: Routing) -> dict[str, str]:

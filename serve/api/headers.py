@@ -10,6 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api.errors import as_api_error
+from serve.logs import request_id as logged_id
 from serve.request import Routing
 
 REQUEST_ID = "x-request-id"
@@ -42,12 +43,15 @@ class RequestIds:
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
+        token = logged_id.set(request_id)
         try:
             await self.app(scope, receive, send_with_id)
         except Exception as error:
             if started:
                 raise
             await as_api_error(error, request_id).response()(scope, receive, send_with_id)
+        finally:
+            logged_id.reset(token)
 
 
 def routing_headers(routing: Routing) -> dict[str, str]:

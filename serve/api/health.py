@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
+from serve.api.errors import ApiError
 from serve.api.responses import Status
-from serve.api.surface import CurrentEngine, ReadyEngine
+from serve.api.surface import ReadyEngine, WholeEngine
 
 routes = APIRouter()
 
 
 @routes.get("/health")
-async def health() -> Status:
-    """200 as long as the process answers."""
+async def health(engine: WholeEngine) -> Status:
+    """200 as long as the process can do its work, or will: 503 means that only a restart helps."""
+    if engine.failed:
+        raise ApiError(503, "The engine has ended; restart the server.", code="engine_dead")
     return Status(status="ok")
 
 
@@ -24,7 +27,8 @@ async def ready(engine: ReadyEngine) -> Status:
     return Status(status="ready")
 
 
-@routes.get("/metrics")
-async def metrics(engine: CurrentEngine) -> Response:
-    """What the engine has done, in Prometheus' text format."""
-    return Response(generate_latest(engine.metrics), media_type=CONTENT_TYPE_LATEST)
+@routes.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request, engine: WholeEngine) -> Response:
+    """What the engine has done and the gate refused, in Prometheus' text format."""
+    text = generate_latest(engine.metrics) + generate_latest(request.app.state.gate_metrics)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

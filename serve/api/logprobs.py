@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from serve.api.echo import Echo
 from serve.api.responses import ChatLogprobs, ChatTokenLogprob, CompletionLogprobs, TopLogprob
 from serve.detokenizer import Detokenizer
 from serve.request import TokenLogprob
@@ -86,24 +87,37 @@ class CompletionLogprobsForm:
         self.text = Detokenizer(tokenizer)
         self.offset = 0
 
-    def of(self, found: Sequence[TokenLogprob]) -> CompletionLogprobs | None:
+    def of(
+        self, found: Sequence[TokenLogprob], echo: Echo | None = None, scores: Sequence[TokenLogprob] = ()
+    ) -> CompletionLogprobs | None:
         """The next tokens as a choice's ``logprobs``; None where there are none.
 
-        A token that ends inside a character begins where the character does.
+        echo: the prompt that comes before them, with the ``scores`` of its tokens but the first. A token
+        that ends inside a character begins where the character does.
         """
-        if not found:
+        begun = [] if echo is None else echo.ids[:1]
+        if not (begun or found):
             return None
+        offsets = [] if echo is None else self._skip(echo)
+        every = [*scores, *found]
         return CompletionLogprobs(
-            tokens=[spelling(self.tokenizer, one.token_id).name for one in found],
-            token_logprobs=[max(one.logprob, EXCLUDED) for one in found],
-            top_logprobs=[self._likeliest(one) for one in found],
-            text_offset=list(self._offsets(found)),
+            tokens=[spelling(self.tokenizer, i).name for i in (*begun, *(one.token_id for one in every))],
+            token_logprobs=[*(None for _ in begun), *(max(one.logprob, EXCLUDED) for one in every)],
+            top_logprobs=[*(None for _ in begun), *map(self._likeliest, every)],
+            text_offset=[*offsets, *self._offsets([one.token_id for one in found])],
         )
 
-    def _offsets(self, found: Sequence[TokenLogprob]) -> Iterable[int]:
-        for one in found:
+    def _skip(self, echo: Echo) -> list[int]:
+        """Where the prompt's tokens begin; the answer's then begin where its text ends."""
+        # Tokens may spell a text otherwise than it was sent (an unknown character, say).
+        found = [min(i, len(echo.text)) for i in self._offsets(echo.ids)]
+        self.text, self.offset = Detokenizer(self.tokenizer, before=echo.ids), len(echo.text)
+        return found
+
+    def _offsets(self, tokens: Iterable[int]) -> Iterable[int]:
+        for token in tokens:
             yield self.offset
-            self.offset += len(self.text.push(one.token_id))
+            self.offset += len(self.text.push(token))
 
     def _likeliest(self, one: TokenLogprob) -> dict[str, float]:
         likeliest: dict[str, float] = {}

@@ -39,6 +39,8 @@ def sampling_params(
         frequency_penalty=_or(body.frequency_penalty, 0.0),
         logit_bias=logit_bias,
         logprobs=body.alternatives,
+        prompt_logprobs=body.prompt_alternatives,
+        json_schema=None if body.response_format is None else body.response_format.text,
     )
 
 
@@ -66,16 +68,16 @@ def _max_tokens(limit: int, body: Generation, prompt_tokens: int, default: int |
             param="max_tokens",
             code="invalid_value",
         )
-    room = limit - prompt_tokens
-    if room < 1:
+    asked = old if old is not None else new
+    room, least = limit - prompt_tokens, 0 if asked == 0 else 1
+    if room < least:
         raise ApiError(
             400,
             f"The prompt has {prompt_tokens} tokens and the model's context {limit}, answer"
-            f" included; send at most {limit - 1} tokens.",
+            f" included; send at most {limit - least} tokens.",
             param=where,
             code="context_length_exceeded",
         )
-    asked = old if old is not None else new
     if asked is None:
         return room if default is None else min(default, room)
     if asked > room:

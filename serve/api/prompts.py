@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import jinja2
 
@@ -12,6 +14,16 @@ from serve import prompts
 from serve.api.errors import ApiError
 from serve.api.schemas import Message
 from serve.request import Target
+
+T = TypeVar("T")
+# Two, so that one long prompt does not hold up all others; more would only take the engine's cores.
+_threads = ThreadPoolExecutor(2, "twinserve-prompts")
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """The result of ``work`` by another thread: a long prompt takes seconds to tokenise, in which nobody
+    else's tokens could be sent. Raises what it raises."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, work)
 
 
 def prompt_ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:

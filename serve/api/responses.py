@@ -24,29 +24,38 @@ class Sent(BaseModel):
         return Response(self.json_text(), media_type="application/json", headers=headers)
 
 
+class PromptTokensDetails(Sent):
+    """cached_tokens: prompt tokens whose keys and values an earlier request had left in the prefix cache."""
+
+    cached_tokens: int
+
+
 class Usage(Sent):
     """Token counts over all prompts, each counted once, and all answers of a request."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
     @classmethod
-    def of(cls, prompt_tokens: int, completion_tokens: int) -> Usage:
+    def of(cls, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Usage:
         return cls(
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=prompt_tokens + completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached_tokens),
         )
 
 
 class CompletionLogprobs(Sent):
     """Of each token its text, log-probability, those of the likeliest tokens by text (and its own
-    among them), and where in the choice's text it begins, in characters."""
+    among them), and where in the choice's text it begins, in characters. An echoed prompt's first token
+    follows nothing: it has None for both."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
@@ -18,7 +19,8 @@ from serve.api.unsupported import (
 )
 from serve.api.validation import field_error
 
-MAX_STOPS = 4
+# OpenAI takes 4; harnesses send all strings of a task and the end of text.
+MAX_STOPS = 16
 # One body must not fill the queue for everybody else: prompts, and answers to them, at most.
 MAX_PROMPTS = 2048
 MAX_CHOICES = 128
@@ -74,6 +76,10 @@ def _logprobs(value: Any) -> Any:
     return value
 
 
+def _one_or_many(value: Any) -> Any:
+    return [value] if type(value) is int else value
+
+
 def _prompts(value: Any) -> Any:
     """Any of OpenAI's four ways to write prompts as a list of texts or of token-id lists.
 
@@ -126,6 +132,15 @@ def _content(value: Any) -> Any:
     return "".join(texts)
 
 
+def _json_text(value: Any) -> str:
+    if not isinstance(value, dict):
+        raise ValueError("it must be an object")
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
 AnyPrompt = str | list[str] | list[int] | list[list[int]]
 TokenId = Annotated[int, Field(ge=0)]
@@ -134,7 +149,8 @@ TokenId = Annotated[int, Field(ge=0)]
 class Body(BaseModel):
     """A JSON object in which every field is known and has the right type, without conversions."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    # What clients send is not to end up in logs, where a traceback would show it.
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     harmless: ClassVar[Collection[str]] = ()
 
@@ -143,7 +159,8 @@ class Body(BaseModel):
     def _known_fields(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
-        return without_unsupported(body, list(cls.model_fields), cls.neutral, cls.harmless)
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        return without_unsupported(body, known, cls.neutral, cls.harmless)
 
 
 class StreamOptions(Body):
@@ -153,12 +170,48 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
+class JsonSchema(Body):
+    """A schema by name. strict: accepted with any value, because every answer follows its schema.
+
+    schema_: as JSON text, its keys in the client's order, which is the answer's too.
+    """
+
+    name: Annotated[Text, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: Text | None = None
+    schema_: Annotated[str, BeforeValidator(_json_text, dict[str, Any]), Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """What an answer must look like: any text, any JSON object, or JSON that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The schema as JSON text; None for any text."""
+        if self.type == "json_object":
+            return '{"type":"object"}'
+        return None if self.json_schema is None else self.json_schema.schema_
+
+    @model_validator(mode="after")
+    def _one_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise field_error(
+                "json_schema",
+                "'json_schema' belongs to the type 'json_schema', and to no other.",
+                "missing_required_parameter" if self.json_schema is None else "invalid_value",
+            )
+        return self
+
+
 class Generation(Body):
     """What completions and chat completions have in common.
 
     mixture: extension; task -> weight, overrides the router ({} = the shared base alone). top_k,
     min_p, repetition_penalty: extensions, as vLLM has them. logit_bias: token id, a string in JSON ->
-    added to the token's logit.
+    added to the token's logit. response_format: also of completions, as vLLM has it.
     """
 
     model: str
@@ -182,6 +235,7 @@ class Generation(Body):
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     mixture: dict[str, float] | None = None
 
     @property
@@ -194,19 +248,66 @@ class Generation(Body):
     def alternatives(self) -> int | None:
         """Likeliest tokens to report beside each of the answer; None = no log-probabilities at all."""
 
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """The same for the prompt's tokens."""
+        return None
+
 
 class CompletionRequest(Generation):
-    """Body of POST /v1/completions."""
+    """Body of POST /v1/completions.
+
+    max_tokens: 0 only with ``echo``. route_tokens: extension; how many leading tokens the router may read of
+    every prompt, or of each in turn, so that it does not see the text that is to be scored.
+    """
 
     neutral = NEUTRAL_FOR_COMPLETIONS
     harmless = HARMLESS
     prompt: Annotated[list[Text | list[int]], BeforeValidator(_prompts, AnyPrompt)]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    echo: bool | None = None
+    route_tokens: Annotated[
+        list[Annotated[int, Field(ge=1)]] | None, BeforeValidator(_one_or_many, int | list[int] | None)
+    ] = None
     best_of: int | None = None
     logprobs: Annotated[int | None, BeforeValidator(_logprobs, int | Literal[False] | None)] = None
 
     @property
     def alternatives(self) -> int | None:
         return self.logprobs
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        return self.logprobs if self.echo else None
+
+    @property
+    def readable(self) -> list[int | None]:
+        """Leading tokens of each prompt that the router may read, None = all."""
+        if self.route_tokens is None:
+            return [None] * len(self.prompt)
+        each: list[int | None] = [*self.route_tokens]
+        return each * len(self.prompt) if len(each) == 1 else each
+
+    @model_validator(mode="after")
+    def _something_to_return(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise field_error(
+                "max_tokens",
+                "'max_tokens' must be greater than 0, or 'echo' true: nothing would be returned.",
+                "invalid_value",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_as_prompts(self) -> Self:
+        if self.route_tokens is not None and len(self.route_tokens) not in (1, len(self.prompt)):
+            raise field_error(
+                "route_tokens",
+                f"'route_tokens' must be one number or one for each prompt; there are {len(self.prompt)}"
+                f" prompts and {len(self.route_tokens)} numbers.",
+                "invalid_value",
+            )
+        return self
 
     @model_validator(mode="after")
     def _bounded_choices(self) -> Self:

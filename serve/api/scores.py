@@ -20,7 +20,9 @@ routes = APIRouter()
 @routes.post("/v1/route", response_model=RouteScores)
 async def route(body: RouteRequest, http: Request, engine: ReadyEngine) -> Response:
     """Probabilities and mixture for each text of ``input``, or for one conversation."""
-    found = await until_disconnect(http.receive, engine.route(_conversations(body)))
+    conversations = _conversations(body)
+    http.state.ticket.enter(1)
+    found = await until_disconnect(http.receive, engine.route(conversations))
     return RouteScores(
         object="list",
         data=[

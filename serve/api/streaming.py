@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from serve.api.answers import Tagged
+from serve.api.backlog import Tagged
 from serve.api.disconnect import ClientGone, until_disconnect
 from serve.api.errors import as_api_error
 from serve.api.responses import ChatChunk, Completion, Usage
+from serve.api.tally import Tally
 from serve.request import Event
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,14 @@ log = logging.getLogger(__name__)
 DONE = "data: [DONE]\n\n"
 # Proxies must pass tokens on as they come; nginx only does when told so by this header.
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+EVENT = {
+    "type": "object",
+    "properties": {"data": {"type": "string", "description": "A chunk as JSON, an error as JSON, or [DONE]"}},
+    "required": ["data"],
+}
+# For the document: a route that streams may answer with either type.
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}
 
 Chunk = Completion | ChatChunk
 
@@ -41,7 +51,7 @@ async def sse(
     opening: Tagged,
     rest: AsyncGenerator[Tagged, None],
     *,
-    prompt_tokens: int,
+    tally: Tally,
     include_usage: bool,
     request_id: str,
 ) -> AsyncGenerator[str, None]:
@@ -51,12 +61,10 @@ async def sse(
     chunk has a null ``usage`` and one last chunk holds the counts, as OpenAI documents it.
     """
     begun: set[int] = set()
-    generated = 0
 
     def lines(tagged: Tagged) -> Iterable[str]:
-        nonlocal generated
         index, event = tagged
-        generated += len(event.token_ids)
+        tally.add(index, len(event.token_ids), event.cached_tokens)
         for chunk in form.chunks(index, event, first=index not in begun):
             if include_usage:
                 chunk.usage = None
@@ -70,11 +78,14 @@ async def sse(
             for line in lines(tagged):
                 yield line
         if include_usage:
-            usage = Usage.of(prompt_tokens, generated)
-            yield f"data: {form.usage_chunk(usage).json_text()}\n\n"
+            yield f"data: {form.usage_chunk(tally.usage).json_text()}\n\n"
         yield DONE
     except Exception as error:
         yield f"data: {as_api_error(error, request_id).json_text()}\n\n"
+
+
+class StalledReader(Exception):
+    """The client keeps its connection and reads nothing from it."""
 
 
 class EventStream(StreamingResponse):
@@ -82,7 +93,8 @@ class EventStream(StreamingResponse):
 
     source: the events that ``lines`` reads. It is closed here, because a generator that was never
     started (the client left before the first line) runs no cleanup of its own. The framework's
-    response would leave it to the garbage collector.
+    response would leave it to the garbage collector. patience: seconds that one piece may wait for the
+    client to take it; then the client is given up, and the server closes its connection.
     """
 
     media_type = "text/event-stream"
@@ -92,16 +104,33 @@ class EventStream(StreamingResponse):
         lines: AsyncGenerator[str, None],
         source: AsyncGenerator[Tagged, None],
         headers: Mapping[str, str],
+        patience: float,
     ) -> None:
         super().__init__(lines, headers={**headers, **STREAM_HEADERS})
         self.lines = lines
         self.source = source
+        self.patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await until_disconnect(receive, self.stream_response(send))
+            await until_disconnect(receive, self.stream_response(self._patient(send)))
         except ClientGone:
             log.info("request %s: the client left", scope["state"]["request_id"])
+        except StalledReader:
+            scope["app"].state.gate_metrics.stalled += 1
+            log.warning(
+                "request %s: the client took nothing for %g s", scope["state"]["request_id"], self.patience
+            )
         finally:
             await self.lines.aclose()
             await self.source.aclose()
+
+    def _patient(self, send: Send) -> Send:
+        async def patiently(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self.patience):
+                    await send(message)
+            except TimeoutError as error:
+                raise StalledReader from error
+
+        return patiently

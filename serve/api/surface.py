@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fastapi import Depends, Request
@@ -40,7 +41,16 @@ class EngineSurface(Protocol):
 
     @property
     def ready(self) -> bool:
-        """False while loading or draining."""
+        """False while loading or draining, and once failed."""
+
+    @property
+    def failed(self) -> bool:
+        """True when it will never answer again, and only a restart helps."""
+
+    def pinned(self) -> AbstractContextManager[EngineSurface]:
+        """What answers one request: the same from its first check to its answer, whatever is switched
+        meanwhile."""
+        ...
 
     @property
     def metrics(self) -> CollectorRegistry:
@@ -58,19 +68,32 @@ class EngineSurface(Protocol):
         ...
 
 
-async def current_engine(request: Request) -> EngineSurface:
-    """The engine behind this app, whatever its state."""
+async def whole_engine(request: Request) -> EngineSurface:
+    """The engine behind this app, all its generations, whatever its state."""
     engine: EngineSurface = request.app.state.engine
     return engine
 
 
-async def ready_engine(request: Request) -> EngineSurface:
-    """The engine behind this app.
+WholeEngine = Annotated[EngineSurface, Depends(whole_engine)]
 
-    Raises ApiError 503 while it cannot answer: clients retry that, and balancers go elsewhere.
+
+async def current_engine(whole: WholeEngine) -> AsyncIterator[EngineSurface]:
+    """The generation that answers this request, kept until it has."""
+    with whole.pinned() as engine:
+        yield engine
+
+
+# Not for the whole response: a client that reads slowly must not keep a generation in memory whose engine
+# has long answered.
+CurrentEngine = Annotated[EngineSurface, Depends(current_engine, scope="function")]
+
+
+async def ready_engine(whole: WholeEngine, engine: CurrentEngine) -> EngineSurface:
+    """The generation that answers this request.
+
+    Raises ApiError 503 while none can: clients retry that, and balancers go elsewhere.
     """
-    engine = await current_engine(request)
-    if not engine.ready:
+    if not whole.ready:
         raise ApiError(
             503,
             "The model is loading or shutting down; try again in a moment.",
@@ -80,5 +103,4 @@ async def ready_engine(request: Request) -> EngineSurface:
     return engine
 
 
-CurrentEngine = Annotated[EngineSurface, Depends(current_engine)]
 ReadyEngine = Annotated[EngineSurface, Depends(ready_engine)]

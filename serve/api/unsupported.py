@@ -14,11 +14,9 @@ from serve.api.validation import field_error
 
 # Values that leave an answer as it is; None (null) always does.
 NEUTRAL_FOR_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
-    "echo": (False,),
     "suffix": ("",),
 }
 NEUTRAL_FOR_CHAT: Mapping[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -39,6 +37,14 @@ NEUTRAL_FOR_MESSAGES: Mapping[str, tuple[Any, ...]] = {
     "tool_calls": ([],),
     "tool_call_id": (),
     "function_call": (),
+}
+# What to do where leaving the field out is only half of it.
+INSTEAD: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("tools", "functions"),
+        "describe the tools in a message, read the calls from the answer's text, and leave the field out",
+    ),
+    "suffix": "leave the field out: a prompt is continued, its middle cannot be filled in",
 }
 HARMLESS = frozenset(
     {
@@ -72,10 +78,9 @@ def without_unsupported(
             kept[name] = value
         elif name in neutral:
             if not _is_neutral(value, neutral[name]):
+                advice = INSTEAD.get(name, "leave the field out")
                 raise field_error(
-                    name,
-                    f"This value of '{name}' is not supported yet; leave the field out.",
-                    "unsupported_value",
+                    name, f"This value of '{name}' is not supported yet; {advice}.", "unsupported_value"
                 )
         elif name not in harmless:
             near = difflib.get_close_matches(name, [*known, *neutral, *harmless], n=1)

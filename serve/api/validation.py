@@ -24,6 +24,8 @@ class Refusal:
 
 def field_error(field: str, message: str, code: str) -> PydanticCustomError:
     """An error for a model validator to raise about one of the model's fields."""
+    # pydantic cannot carry half a surrogate pair, which a field's name may hold.
+    message, field = sendable(message), sendable(field)
     return PydanticCustomError("field", "{message}", {"message": message, "path": field, "code": code})
 
 
@@ -37,7 +39,8 @@ def refusal(error: Mapping[str, Any]) -> Refusal:
     if kind == "json_invalid":
         position = error["loc"][-1]
         return Refusal(f"The body is not valid JSON: {context['error']} at character {position}.", None, None)
-    path = list(error["loc"][1:])
+    # Of a type written as a union, pydantic adds which member it tried, in a word of its own.
+    path = [part for part in error["loc"][1:] if not (isinstance(part, str) and part.startswith("function-"))]
     if kind == "field":
         param = _dotted([*path, context["path"]])
         return Refusal(context["message"], param, context["code"])
@@ -51,6 +54,11 @@ def refusal(error: Mapping[str, Any]) -> Refusal:
     said = "It must be an object" if kind in OBJECT_EXPECTED else error["msg"]
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
     return Refusal(f"Invalid '{param}': {said[0].lower()}{said[1:]}.", param, code)
+
+
+def sendable(text: str) -> str:
+    """``text`` without lone surrogates: JSON may carry them in, UTF-8 cannot carry them out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _dotted(path: list[str | int]) -> str:

@@ -45,3 +45,8 @@ def bars() -> Iterator[Bars]:
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield Bars(progress)
+
+
+def no_bars() -> Bars:
+    """Nothing to see, for work inside a server."""
+    return Bars(Progress(console=Console(quiet=True), disable=True))

@@ -14,9 +14,10 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import compress.experts
-from compress.bundle import Bundle, edit, read_manifest
+from compress.bundle import Bundle, edit, read_manifest, seal
 from compress.compose import factor_weights, load_composed
 from compress.errors import InputError
 from tests import tiny
@@ -272,3 +273,14 @@ def test_a_router_and_another_place_leave_the_fingerprint(copy):
         (folder / "router" / "router.json").write_text("{}")
     moved = copy.rename(copy.with_name("moved"))
     assert Bundle.open(moved).fingerprint == before
+
+
+def test_a_base_that_lacks_a_weight_is_refused_and_not_made_up(copy):
+    file = copy / "base" / "model.safetensors"
+    tensors = load_file(file)
+    tensors.pop("model.norm.weight")
+    file.unlink()
+    save_file(tensors, file, metadata={"format": "pt"})
+    seal(copy, read_manifest(copy))
+    with pytest.raises(InputError, match=r"base: its weights lack model\.norm\.weight"):
+        load_composed(Bundle.open(copy), [0.0] * 3)

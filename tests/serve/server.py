@@ -12,14 +12,17 @@ import uvicorn
 
 from serve.api.app import create_app
 from serve.api.surface import EngineSurface
+from serve.serversettings import ServerSettings
 
 
 @contextmanager
-def serving(engine: EngineSurface) -> Iterator[str]:
+def serving(engine: EngineSurface, settings: ServerSettings | None = None) -> Iterator[str]:
     """A server for ``engine`` on a free port of this machine; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(engine), log_level="warning", lifespan="off"))
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(engine, settings), log_level="warning", lifespan="off")
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [free]}, daemon=True)
         thread.start()
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from compress.errors import InputError
 from router import Route
 from serve.api.app import create_app
 from serve.request import Event, GenerationRequest, Routing
+from serve.serversettings import ServerSettings
 
 ANSWER = ("one", " two", " three", " four")
 CHAT_TEMPLATE = (
@@ -53,6 +55,7 @@ class StubEngine:
         self.max_model_len = 200
         self.tokenizer: Any = TOKENIZER
         self.ready = True
+        self.failed = False
         self.refuse: str | None = None
         self.fail: BaseException | None = None
         self.fail_at = 0
@@ -64,6 +67,9 @@ class StubEngine:
         self.running = 0
         self.peak = 0
         self.cancelled = 0
+
+    def pinned(self) -> AbstractContextManager[StubEngine]:
+        return nullcontext(self)
 
     def check(self, request: GenerationRequest) -> None:
         if self.refuse:
@@ -124,7 +130,13 @@ class StubEngine:
 
 
 def ask(
-    engine: StubEngine, path: str, body: Any = None, *, method: str | None = None, **options: Any
+    engine: StubEngine,
+    path: str,
+    body: Any = None,
+    *,
+    method: str | None = None,
+    settings: ServerSettings | None = None,
+    **options: Any,
 ) -> httpx.Response:
     """One response of a new app around ``engine``: POST with a JSON body, GET without."""
     if body is not None:
@@ -134,7 +146,7 @@ def ask(
     method = method or ("POST" if "content" in options else "GET")
 
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(engine))
+        transport = httpx.ASGITransport(create_app(engine, settings))
         async with httpx.AsyncClient(transport=transport, base_url="http://twin") as client:
             return await client.request(method, path, **options)
 
@@ -165,7 +177,7 @@ def frames(response: httpx.Response) -> list[Any]:
 class Connection:
     """One request on a bare ASGI connection, which the test can cut."""
 
-    def __init__(self, app: FastAPI, path: str, body: Any) -> None:
+    def __init__(self, app: FastAPI, path: str, body: Any, headers: Mapping[str, str] = {}) -> None:
         self.sent: list[Any] = []
         self.progress = asyncio.Event()
         self._cut = asyncio.Event()
@@ -182,7 +194,10 @@ class Connection:
             "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [(b"content-type", b"application/json")],
+            "headers": [
+                (b"content-type", b"application/json"),
+                *((name.encode(), value.encode()) for name, value in headers.items()),
+            ],
         }
         self.task = asyncio.create_task(app(scope, self._receive, self._send))
 
@@ -193,6 +208,10 @@ class Connection:
     def block_sending(self) -> None:
         """The client reads no more: sending waits forever."""
         self._open.clear()
+
+    def read_on(self) -> None:
+        """The client reads again."""
+        self._open.set()
 
     async def until(self, condition: Callable[[list[Any]], bool]) -> None:
         """Wait for what was sent to fulfil ``condition``."""

@@ -39,7 +39,12 @@ def test_completion_has_openais_shape_and_the_routing() -> None:
                 "routing": DYNAMIC,
             }
         ],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14},
+        "usage": {
+            "prompt_tokens": 10,
+            "completion_tokens": 4,
+            "total_tokens": 14,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
     }
 
 
@@ -67,6 +72,7 @@ def test_chat_completion_has_openais_shape_and_the_routing() -> None:
             "prompt_tokens": prompt_tokens,
             "completion_tokens": 4,
             "total_tokens": prompt_tokens + 4,
+            "prompt_tokens_details": {"cached_tokens": 0},
         },
     }
     assert TOKENIZER.decode(engine.requests[0].prompt) == "<|user|>sort these<eos><|assistant|>"

@@ -54,6 +54,8 @@ def test_prompts_are_counted_once_and_answers_all(stream: bool) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
     response = complete(StubEngine(), ["sort", "b"], n=3, max_tokens=2, **options)
     usage = frames(response)[-2]["usage"] if stream else response.json()["usage"]
+    details = usage.pop("prompt_tokens_details")
+    assert details == {"cached_tokens": 0}
     assert usage == {"prompt_tokens": 5, "completion_tokens": 12, "total_tokens": 17}
 
 

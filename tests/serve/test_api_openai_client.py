@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
+import typing
 from collections.abc import Iterator
 from typing import cast
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import (
+    ChatCompletionAssistantMessageParam,
+    ChatCompletionDeveloperMessageParam,
+    ChatCompletionMessageParam,
+    ChatCompletionStreamOptionsParam,
+    ChatCompletionSystemMessageParam,
+    ChatCompletionUserMessageParam,
+)
 
 from compress.errors import InputError
+from serve.api.schemas import ChatRequest, CompletionRequest, Message, StreamOptions
 from tests.serve.server import serving
 from tests.serve.stub_engine import StubEngine
 
@@ -93,8 +103,8 @@ def test_errors_are_the_clients_own_exceptions(client: openai.OpenAI, engine: St
         client.completions.create(model="gpt-4o", prompt="a")
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(model="twin", prompt="a", echo=True)
-    assert refused.value.param == "echo"
+        client.completions.create(model="twin", prompt="a", suffix="z")
+    assert refused.value.param == "suffix"
     engine.fail, engine.fail_at = InputError("cannot go on"), 2
     with pytest.raises(openai.APIError, match="cannot go on"):
         list(client.completions.create(model="twin", prompt="a", stream=True))
@@ -117,6 +127,27 @@ def test_giving_up_on_an_answer_frees_the_engine(client: openai.OpenAI, engine: 
     with pytest.raises(openai.APITimeoutError):
         client.completions.create(model="twin", prompt="a", timeout=0.3)
     _wait_for_cancellation(engine)
+
+
+def test_every_parameter_of_the_client_is_decided_about() -> None:
+    """Acted upon, harmless, or refused by name: a new version of the client may bring others."""
+    transport = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+    for create, body in (
+        (openai.resources.Completions.create, CompletionRequest),
+        (openai.resources.chat.Completions.create, ChatRequest),
+    ):
+        offered = set(inspect.signature(create).parameters) - transport
+        assert {"model", "stop", "logit_bias"} <= offered
+        assert offered <= {*body.model_fields, *body.neutral, *body.harmless}
+    options = typing.get_type_hints(ChatCompletionStreamOptionsParam)
+    assert set(options) <= {*StreamOptions.model_fields, *StreamOptions.harmless}
+    for message in (
+        ChatCompletionDeveloperMessageParam,
+        ChatCompletionSystemMessageParam,
+        ChatCompletionUserMessageParam,
+        ChatCompletionAssistantMessageParam,
+    ):
+        assert set(typing.get_type_hints(message)) <= {*Message.model_fields, *Message.neutral}
 
 
 def _wait_for_cancellation(engine: StubEngine) -> None:

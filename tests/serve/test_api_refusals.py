@@ -7,7 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from serve.api.limits import Limits
 from serve.job import DeadlineError
+from serve.serversettings import ServerSettings
 from tests.serve.stub_engine import StubEngine, ask, chat, complete
 
 MISSING = object()
@@ -63,7 +65,7 @@ BOTH = ["/v1/completions", "/v1/chat/completions"]
         ("stop", "", "none of them empty"),
         ("stop", ["a", ""], "none of them empty"),
         ("stop", ["a", 1], "list of strings"),
-        ("stop", list("abcde"), "up to 4"),
+        ("stop", list("abcdefghijklmnopq"), "up to 16"),
         ("stop", "\ud800", "surrogate"),
         ("stop_token_ids", "5", "list"),
         ("stop_token_ids", [1000], "0 to 256"),
@@ -172,6 +174,7 @@ def test_two_different_limits_are_one_too_many() -> None:
         ([10**30], "0 to 256"),
         (["a"] * 2049, "up to 2048"),
         ("\ud800", "surrogate"),
+        (["a", "\ud800"], "surrogate"),
     ],
 )
 def test_prompts(prompt: Any, words: str) -> None:
@@ -182,7 +185,7 @@ def test_prompts(prompt: Any, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("best_of", 2), ("echo", True), ("suffix", "end")],
+    [("best_of", 2), ("suffix", "end")],
 )
 def test_fields_of_completions_that_are_not_supported(field: str, value: Any) -> None:
     error = error_of(complete(StubEngine(), **{field: value}))
@@ -192,7 +195,6 @@ def test_fields_of_completions_that_are_not_supported(field: str, value: Any) ->
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("response_format", {"type": "json_object"}),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("functions", [{"name": "f"}]),
@@ -204,6 +206,14 @@ def test_fields_of_chat_that_are_not_supported(field: str, value: Any) -> None:
     error = error_of(chat(StubEngine(), **{field: value}))
     assert (error["param"], error["code"]) == (field, "unsupported_value")
     assert "not supported yet" in error["message"]
+
+
+def test_tools_are_refused_with_what_to_do_instead() -> None:
+    error = error_of(chat(StubEngine(), tools=[{"type": "function", "function": {"name": "f"}}]))
+    assert error["message"] == (
+        "This value of 'tools' is not supported yet; describe the tools in a message, read the calls from"
+        " the answer's text, and leave the field out."
+    )
 
 
 USER = {"role": "user", "content": "hi"}
@@ -259,12 +269,22 @@ def test_logprobs_of_chat_are_a_switch_and_a_number(fields: Any, param: str, wor
     assert error["param"] == param and words in error["message"]
 
 
+@pytest.mark.parametrize("path", BOTH)
+def test_half_a_surrogate_pair_in_a_fields_name_or_a_prompt_is_told(path: str) -> None:
+    error = error_of(post(path, **{"\ud800": 1}))
+    assert error["param"] == "\\ud800" and "Unknown field" in error["message"]
+    field = {"prompt": ["a", "b\ud800"]} if path == "/v1/completions" else {"user\udfff": 1}
+    assert error_of(post(path, **field))["param"] in ("prompt[1]", "user\\udfff")
+
+
 def test_prompts_times_choices_are_bounded() -> None:
     engine = StubEngine()
     error = error_of(complete(engine, ["a"] * 17, n=128))
     assert error["param"] == "n" and "2048" in error["message"]
     assert engine.requests == []
-    assert complete(engine, ["sort"] * 16, n=128, max_tokens=1).status_code == 200
+    body = {"model": "twin", "prompt": ["sort"] * 16, "n": 128, "max_tokens": 1}
+    settings = ServerSettings(slots=1, limits=Limits(queue=2047))
+    assert ask(engine, "/v1/completions", body, settings=settings).status_code == 200
     assert len(engine.requests) == 2048
 
 

@@ -36,6 +36,32 @@ def test_pieces_add_up_and_no_character_is_broken(text):
     assert all("\ufffd" not in piece for piece in out) or "\ufffd" in text
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.text(max_size=12), st.text(max_size=12), st.sampled_from(["", "n", "€"]))
+def test_an_answer_goes_on_where_the_prompt_ends(prompt, answer, stop):
+    prompt, answer = (text.encode("utf-8", "ignore").decode() for text in (prompt, answer))
+    before = TOKENIZER.encode(prompt, add_special_tokens=False)
+    alone, behind = (Detokenizer(TOKENIZER, (stop,) if stop else (), ids) for ids in ((), before))
+    for token in TOKENIZER.encode(answer, add_special_tokens=False):
+        assert alone.push(token) == behind.push(token)
+    assert alone.finish() == behind.finish() and alone.stopped == behind.stopped
+
+
+def test_half_a_character_before_an_answer_is_left_alone():
+    first, *rest = TOKENIZER.encode("é!", add_special_tokens=False)
+    alone, behind = Detokenizer(TOKENIZER), Detokenizer(TOKENIZER, before=[first])
+    assert [behind.push(token) for token in rest] == [alone.push(token) for token in rest]
+
+
+def test_the_first_word_of_an_answer_keeps_its_space_behind_a_prompt():
+    raw = Tokenizer(models.BPE({"<unk>": 0, "▁the": 1, "▁cat": 2}, [], unk_token="<unk>"))
+    raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw)
+    assert Detokenizer(tokenizer).push(2) == "cat"
+    assert Detokenizer(tokenizer, before=[1]).push(2) == " cat"
+    assert Detokenizer(tokenizer, before=[1] * 50).push(2) == " cat"
+
+
 class Pieces:
     """Every token is one given piece of UTF-8, however characters are cut."""
 

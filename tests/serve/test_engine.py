@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,8 +35,7 @@ def request(length=5, tokens=4, target=None, **params):
     ("asked", "sentence"),
     [
         (request(length=0), "prompt is empty"),
-        (request(tokens=0), "max_tokens must be at least 1"),
-        (request(tokens=-3), "max_tokens must be at least 1"),
+        (request(tokens=-3), "max_tokens must be at least 0"),
         (request(length=60, tokens=10), r"60 prompt tokens and max_tokens 10.*64 tokens; at most 4 can"),
         (request(length=70), r"70 prompt tokens.*at most 0 can"),
         (request(tokens=10**9), r"at most 59 can"),
@@ -259,6 +259,22 @@ def test_a_late_request_is_given_up(engine, slow):
     assert isinstance(late[0], DeadlineError) and "in time" in str(late[0])
     assert len(late[1].token_ids) == 2
     assert soon(lambda: engine.scheduler.idle)
+
+
+@pytest.mark.parametrize(("engines", "own"), [(None, 0.3), (30.0, 0.3), (0.3, 30.0)])
+def test_the_shorter_of_the_engines_time_and_the_requests_counts(engine, slow, engines, own):
+    engine.timeout = engines
+    late, other = each(engine, [replace(request(tokens=50), timeout=own), request(tokens=2)])
+    assert isinstance(late, DeadlineError)
+    assert len(other.token_ids) == 2
+
+
+def test_a_request_that_is_late_before_it_is_looked_at_is_told_and_not_logged(engine, slow, caplog):
+    late, other = each(engine, [replace(request(), timeout=1e-9), request(tokens=2)])
+    assert isinstance(late, DeadlineError)
+    assert len(other.token_ids) == 2
+    assert not caplog.records
+    assert str(request().prompt) not in repr(request())
 
 
 def test_stopping_tells_all_running_and_waiting_and_refuses_new_ones(engine, slow):

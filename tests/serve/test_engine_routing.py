@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 import time
 from contextlib import contextmanager
 
@@ -55,6 +57,25 @@ def opened(path, **settings):
 
 def request(*turns, kind="dynamic"):
     return GenerationRequest(tiny.prompt(1, 5), SamplingParams(2), Target(kind), turns)
+
+
+def test_tokenising_texts_to_score_holds_no_events_up(routed, monkeypatch):
+    with opened(routed(features="hidden")) as engine:
+        moved_on, query = threading.Event(), engine._query
+
+        def slow(turns):
+            assert moved_on.wait(10)
+            return query(turns)
+
+        monkeypatch.setattr(engine, "_query", slow)
+
+        async def run():
+            scores = asyncio.create_task(engine.route([("5 + 5 =",)]))
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(moved_on.set)
+            return await scores
+
+        assert len(asyncio.run(run())) == 1
 
 
 def given_to(path, other):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.scheduler import MOST_STEPS, Entry, Scheduler, State, round_up
+from serve.scheduler import MOST_SCORED, MOST_STEPS, Entry, Scheduler, State, round_up
 
 SLOTS, BUDGET, STEP = 4, 6 * 128, 32
 
@@ -194,3 +194,18 @@ def test_memory_bounds_admission_and_the_next_is_never_overtaken():
 @given(st.integers(1, 10**6))
 def test_lengths_are_rounded_up(length):
     assert length <= round_up(length) < length + 64 and round_up(length) % 64 == 0
+
+
+def test_logits_of_whole_chunks_are_bounded_and_the_oldest_prompt_advances():
+    scheduler: Scheduler[None] = Scheduler(4, 10**6, 1, 4 * MOST_SCORED)
+    scored = [Entry(None, 3 * MOST_SCORED, 3 * MOST_SCORED, scored=True) for _ in range(3)]
+    plain = Entry(None, 3000, 3001)
+    for entry in (scored[0], plain, *scored[1:]):
+        scheduler.add(entry)
+    for _ in range(9):
+        oldest = next(entry for entry in scored if entry.done < entry.prompt)
+        before, done = sum(entry.done for entry in scored), oldest.done
+        step(scheduler)
+        assert sum(entry.done for entry in scored) - before == MOST_SCORED
+        assert oldest.done > done
+    assert plain.done == plain.prompt, "who is not scored is not held up"

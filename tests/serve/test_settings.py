@@ -106,3 +106,15 @@ def test_every_setting_says_what_it_means():
 
 def test_the_page_of_settings_is_that_of_the_models():
     assert Path("docs/settings.md").read_text() == page(), "python -m serve.settingsdoc > docs/settings.md"
+
+
+def test_the_variable_of_every_commands_level_is_the_endpoints_too(settings_file, monkeypatch):
+    file = settings_file("log: {format: json, level: ERROR}\n")
+    assert (read_settings(file).log.format, read_settings(file).log.level) == ("json", "ERROR")
+    monkeypatch.setenv("TWINSERVE_LOG", "debug")
+    assert (read_settings(file).log.format, read_settings(file).log.level) == ("json", "DEBUG")
+    monkeypatch.setenv("TWINSERVE_LOG__FORMAT", "text")
+    assert (read_settings(file).log.format, read_settings(file).log.level) == ("text", "DEBUG")
+    monkeypatch.setenv("TWINSERVE_LOG", "loud")
+    with pytest.raises(InputError, match=r"variables TWINSERVE_…: log\.level: .*'DEBUG', 'INFO'"):
+        read_settings()
