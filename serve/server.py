@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +51,10 @@ class Server(uvicorn.Server):
         for each in HANDLED_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         self.drain()
+        # Threads in native code, as of a long prompt or a load, would hold the interpreter's end up.
+        watch = threading.Timer(self.drain_timeout + 2 * LAST_WORDS, os._exit, [0])
+        watch.daemon = True
+        watch.start()
 
     def drain(self) -> None:
         """Answer what has begun, refuse the rest, and end."""

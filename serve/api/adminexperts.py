@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from compress.recipe import TASK_NAME
 from serve.api.admin import Generations, Root, TheLive, switched
 from serve.api.jail import jailed
 from serve.commands.progress import no_bars
@@ -27,7 +28,7 @@ class ExpertRequest(BaseModel):
     """A fine-tune of the served bundle's base. prompts: what its router is to learn from, if it does."""
 
     model_config = ConfigDict(extra="forbid")
-    task: str
+    task: str = Field(pattern=f"^{TASK_NAME.pattern}$")
     checkpoint: str
     prompts: str | None = None
     expected_generation: int = Field(ge=1)

@@ -66,7 +66,7 @@ def _guard(app: FastAPI, settings: ServerSettings) -> None:
     app.state.keys = security.keys()
     # The last is the outermost: a request is let in before its body is read, and every refusal has an id
     # and may be read by the pages that may ask.
-    app.add_middleware(BodyLimit, most=int(limits.body), metrics=metrics)
+    app.add_middleware(BodyLimit, most=int(limits.body), seconds=limits.body_timeout, metrics=metrics)
     app.add_middleware(
         Gate,
         keys=app.state.keys,
@@ -74,6 +74,7 @@ def _guard(app: FastAPI, settings: ServerSettings) -> None:
         admission=Admission(limits, settings.slots, metrics),
         metrics=metrics,
         metrics_key=security.metrics_key,
+        patience=limits.stalled_reader,
     )
     app.add_middleware(RequestIds)
     app.add_middleware(AccessLog, trace=_tracing(settings))

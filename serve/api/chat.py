@@ -10,11 +10,12 @@ from starlette.responses import Response
 
 from serve.api.answers import Answer
 from serve.api.deadline import request_timeout
+from serve.api.disconnect import until_disconnect
 from serve.api.generation import Stamp, respond
 from serve.api.logprobs import chat_logprobs
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
-from serve.api.prompts import aside, chat_ids, chat_turns, check_routable
+from serve.api.prompts import aside, chat_ids, chat_turns, check_characters, check_routable
 from serve.api.responses import (
     ChatChoice,
     ChatChunk,
@@ -39,6 +40,7 @@ async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Respons
     check_stream_options(body)
     timeout = request_timeout(http)
     http.state.ticket.enter(body.choices)
+    check_characters(engine, sum(len(message.content) for message in body.messages), "messages")
 
     def requests() -> list[GenerationRequest]:
         ids = chat_ids(engine.tokenizer, body.messages)
@@ -48,7 +50,8 @@ async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Respons
         return GenerationRequest(ids, params, target, turns, timeout).choices(body.choices)
 
     form = ChatForm(Stamp(body.model, "chatcmpl"), engine.tokenizer)
-    return await respond(http, engine, body, await aside(requests), form)
+    asked = await until_disconnect(http.receive, aside(requests))
+    return await respond(http, engine, body, asked, form)
 
 
 class ChatForm:

@@ -11,12 +11,13 @@ from starlette.responses import Response
 
 from serve.api.answers import Answer
 from serve.api.deadline import request_timeout
+from serve.api.disconnect import until_disconnect
 from serve.api.echo import Echo
 from serve.api.generation import Stamp, respond
 from serve.api.logprobs import CompletionLogprobsForm
 from serve.api.models import resolve
 from serve.api.parameters import check_stream_options, sampling_params
-from serve.api.prompts import aside, check_routable, prompt_ids, prompt_turns
+from serve.api.prompts import aside, check_characters, check_routable, prompt_ids, prompt_turns
 from serve.api.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
 from serve.api.schemas import CompletionRequest
 from serve.api.streaming import STREAMED
@@ -38,6 +39,9 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
     timeout = request_timeout(http)
     http.state.ticket.enter(len(body.prompt) * body.choices)
 
+    for prompt in body.prompt:
+        if isinstance(prompt, str):
+            check_characters(engine, len(prompt), "prompt")
     echoes: list[Echo] = []
 
     def requests() -> list[GenerationRequest]:
@@ -54,7 +58,7 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
                 echoes.extend([echo] * body.choices)
         return made
 
-    asked = await aside(requests)
+    asked = await until_disconnect(http.receive, aside(requests))
     form = CompletionForm(Stamp(body.model, "cmpl"), engine.tokenizer, echoes)
     return await respond(http, engine, body, asked, form)
 

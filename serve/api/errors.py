@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # Nobody reads this answer; the number is nginx's for "client closed the request".
 CLIENT_CLOSED_REQUEST = 499
+# Characters of a message, which may repeat what a client sent.
+MOST_SAID = 2000
 RETRY_SOON = {"Retry-After": "1"}
 
 
@@ -56,9 +58,9 @@ class ApiError(Exception):
             kind = "rate_limit_error"
         return {
             "error": {
-                "message": sendable(self.message),
+                "message": _short(sendable(self.message)),
                 "type": kind,
-                "param": None if self.param is None else sendable(self.param),
+                "param": None if self.param is None else _short(sendable(self.param)),
                 "code": self.code,
             }
         }
@@ -128,3 +130,7 @@ def install(app: FastAPI) -> None:
         else:
             message, code = f"{error.detail}.", None
         return ApiError(error.status_code, message, code=code, headers=error.headers).response()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_SAID else f"{text[:MOST_SAID]}…"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api.admission import Admission, Ticket
@@ -12,14 +15,21 @@ from serve.api.errors import ApiError
 from serve.api.gatemetrics import GateMetrics
 from serve.api.keys import Keys
 from serve.api.rates import Rates
-from serve.api.security import unauthorized
+from serve.api.security import require_admin, unauthorized
+
+log = logging.getLogger(__name__)
+
+
+class StalledReader(Exception):
+    """The client keeps its connection and reads nothing from it."""
 
 
 class Gate:
-    """ASGI middleware: asks for a key below /v1, counts the caller's requests, and gives the request a
-    ``ticket``, whose answers are free again when the response has ended, whatever ended it.
+    """ASGI middleware: asks for a key below /v1 and /admin, counts the caller's requests, and gives the
+    request a ``ticket``, whose answers are free again when the response has ended, whatever ended it.
 
-    Works before a body is read. Raises ApiError 401 and 429.
+    patience: seconds that a piece of a response may wait for the client to take it; then the client is given
+    up, and the server closes its connection. Works before a body is read. Raises ApiError 401, 404 and 429.
     """
 
     def __init__(
@@ -30,14 +40,18 @@ class Gate:
         admission: Admission,
         metrics: GateMetrics,
         metrics_key: bool,
+        patience: float,
     ) -> None:
         self.app, self.keys, self.rates = app, keys, rates
         self.admission, self.metrics, self.metrics_key = admission, metrics, metrics_key
+        self.patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         if scope["type"] == "http" and path == "/metrics" and self.metrics_key:
             self._caller(scope)
+        if scope["type"] == "http" and path.startswith("/admin/"):
+            await require_admin(Request(scope))
         if scope["type"] != "http" or not path.startswith("/v1/"):
             await self.app(scope, receive, send)
             return
@@ -52,7 +66,13 @@ class Gate:
         async def send_with_rate(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(headers)
-            await send(message)
+            try:
+                async with asyncio.timeout(self.patience):
+                    await send(message)
+            except TimeoutError as error:
+                self.metrics.stalled += 1
+                log.warning("the client took nothing for %g s", self.patience)
+                raise StalledReader from error
 
         try:
             await self.app(scope, receive, send_with_rate)

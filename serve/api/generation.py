@@ -90,8 +90,7 @@ async def respond(
         include_usage=options is not None and bool(options.include_usage),
         request_id=http.state.request_id,
     )
-    patience = http.app.state.settings.limits.stalled_reader
-    return EventStream(lines, events, _headers(prompts, opening[1].routing), patience)
+    return EventStream(lines, events, _headers(prompts, opening[1].routing))
 
 
 def _check_prompt_tokens(http: Request, tokens: int) -> None:

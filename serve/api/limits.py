@@ -18,15 +18,17 @@ class Limits(BaseModel):
     """Answers of one request, prompts times ``n``; unset is as many as slots and queue hold."""
     prompt_tokens: int | None = Field(default=None, ge=1)
     """Tokens of all prompts of one request; unset leaves each to the model's context."""
-    body: ByteSize = Field(default=ByteSize(8 * 2**20), ge=1)
-    """Bytes of a request's body."""
+    body: ByteSize = Field(default=ByteSize(2 * 2**20), ge=1)
+    """Bytes of a request's body. Reading JSON takes the event loop some 30 ms a megabyte."""
+    body_timeout: float = Field(default=30.0, gt=0)
+    """Seconds in which a body must have come."""
     rates: list[str] = []
     """Requests that one caller may send, as in ``["20/second", "600/minute"]``: all of them count, over a
     moving window. A caller is an API key or, without keys, an address."""
     concurrency: int | None = Field(default=None, ge=1)
     """Answers that one caller may have in the making."""
     stalled_reader: float = Field(default=60.0, gt=0)
-    """Seconds after which a client that takes nothing of its stream is disconnected."""
+    """Seconds after which a client that takes nothing of its response is disconnected."""
 
     @field_validator("rates")
     @classmethod

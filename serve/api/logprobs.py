@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -38,10 +38,20 @@ class Spelling(NamedTuple):
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.raw)
 
 
-# The likeliest tokens are mostly the same few, and decoding twenty a step would hold up other streams.
-@lru_cache(maxsize=1 << 16)
+# The likeliest tokens are mostly the same few, and decoding twenty a step would hold up other streams. By
+# tokenizer, and no longer than it lives: generations come and go.
+_spellings: WeakKeyDictionary[Any, dict[int, Spelling]] = WeakKeyDictionary()
+
+
 def spelling(tokenizer: Any, token: int) -> Spelling:
     """How ``tokenizer`` spells a token id."""
+    known = _spellings.setdefault(tokenizer, {})
+    if token not in known:
+        known[token] = _spelt(tokenizer, token)
+    return known[token]
+
+
+def _spelt(tokenizer: Any, token: int) -> Spelling:
     text: str = tokenizer.decode([token])
     # A second time, because some tokenizers drop the space before the first word of a text.
     twice: str = tokenizer.decode([token, token])

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import jinja2
 
@@ -13,9 +14,11 @@ from router import user_turns
 from serve import prompts
 from serve.api.errors import ApiError
 from serve.api.schemas import Message
+from serve.api.surface import EngineSurface
 from serve.request import Target
 
 T = TypeVar("T")
+_longest: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 # Two, so that one long prompt does not hold up all others; more would only take the engine's cores.
 _threads = ThreadPoolExecutor(2, "twinserve-prompts")
 
@@ -24,6 +27,27 @@ async def aside(work: Callable[[], T]) -> T:
     """The result of ``work`` by another thread: a long prompt takes seconds to tokenise, in which nobody
     else's tokens could be sent. Raises what it raises."""
     return await asyncio.get_running_loop().run_in_executor(_threads, work)
+
+
+def check_characters(engine: EngineSurface, count: int, param: str) -> None:
+    """Raise ApiError 400 for a text of ``count`` characters that has more tokens than the context, whatever
+    they are: to find that out by tokenising would take seconds of a text of megabytes."""
+    most = engine.max_model_len * _longest_token(engine.tokenizer)
+    if count > most:
+        raise ApiError(
+            400,
+            f"The text has {count} characters, and the model's context of {engine.max_model_len} tokens never"
+            f" holds more than {most}; send less.",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+
+def _longest_token(tokenizer: Any) -> int:
+    """Characters of the longest entry of the vocabulary."""
+    if (known := _longest.get(tokenizer)) is None:
+        known = _longest[tokenizer] = max(map(len, tokenizer.get_vocab()))
+    return known
 
 
 def prompt_ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:

@@ -8,7 +8,14 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from serve.api.unsupported import (
     HARMLESS,
@@ -26,6 +33,9 @@ MAX_PROMPTS = 2048
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 MAX_BIASES = 1024
+MAX_MESSAGES = 2048
+# Of one stop string: text that may become one is held back and looked through at every token.
+MAX_STOP_CHARACTERS = 1000
 INT64 = 2**63
 
 
@@ -46,6 +56,8 @@ def _stop(value: Any) -> Any:
         raise ValueError("it must be a string or a list of strings, none of them empty")
     if len(stops) > MAX_STOPS:
         raise ValueError(f"it may hold up to {MAX_STOPS} strings, not {len(stops)}")
+    if any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
+        raise ValueError(f"its strings may have up to {MAX_STOP_CHARACTERS} characters")
     return stops
 
 
@@ -102,6 +114,18 @@ def _prompts(value: Any) -> Any:
 def _is_ids(value: Any) -> bool:
     # type(), because True is an instance of int.
     return isinstance(value, list) and all(type(token) is int for token in value)
+
+
+def _at_most(most: int) -> BeforeValidator:
+    """No list or object of more entries, before any of them is looked at: each bad one makes an error, and
+    a body of millions would take gigabytes of them."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > most:
+            raise ValueError(f"it may hold up to {most} entries, not {len(value)}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def _texts(value: Any) -> Any:
@@ -231,12 +255,12 @@ class Generation(Body):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
     stop: Annotated[list[Text] | None, BeforeValidator(_stop, str | list[str] | None)] = None
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Annotated[list[TokenId] | None, _at_most(MAX_BIASES)] = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    mixture: dict[str, float] | None = None
+    mixture: Annotated[dict[str, float] | None, _at_most(MAX_BIASES)] = None
 
     @property
     def choices(self) -> int:
@@ -267,7 +291,9 @@ class CompletionRequest(Generation):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
     route_tokens: Annotated[
-        list[Annotated[int, Field(ge=1)]] | None, BeforeValidator(_one_or_many, int | list[int] | None)
+        list[Annotated[int, Field(ge=1)]] | None,
+        _at_most(MAX_PROMPTS),
+        BeforeValidator(_one_or_many, int | list[int] | None),
     ] = None
     best_of: int | None = None
     logprobs: Annotated[int | None, BeforeValidator(_logprobs, int | Literal[False] | None)] = None
@@ -342,12 +368,15 @@ class Message(Body):
         return {"role": role, "content": self.content, **named}
 
 
+Messages = Annotated[list[Message], _at_most(MAX_MESSAGES)]
+
+
 class ChatRequest(Generation):
     """Body of POST /v1/chat/completions."""
 
     neutral = NEUTRAL_FOR_CHAT
     harmless = HARMLESS
-    messages: list[Message]
+    messages: Messages
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
@@ -366,4 +395,4 @@ class RouteRequest(Body):
     """Body of POST /v1/route: texts, or one conversation."""
 
     input: Annotated[list[Text] | None, BeforeValidator(_texts, str | list[str])] = None
-    messages: list[Message] | None = None
+    messages: Messages | None = None

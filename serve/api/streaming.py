@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any, Protocol
 
 from fastapi.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from serve.api.backlog import Tagged
 from serve.api.disconnect import ClientGone, until_disconnect
 from serve.api.errors import as_api_error
+from serve.api.gate import StalledReader
 from serve.api.responses import ChatChunk, Completion, Usage
 from serve.api.tally import Tally
 from serve.request import Event
@@ -84,17 +84,12 @@ async def sse(
         yield f"data: {as_api_error(error, request_id).json_text()}\n\n"
 
 
-class StalledReader(Exception):
-    """The client keeps its connection and reads nothing from it."""
-
-
 class EventStream(StreamingResponse):
     """A stream that stops its source as soon as the client is gone.
 
     source: the events that ``lines`` reads. It is closed here, because a generator that was never
     started (the client left before the first line) runs no cleanup of its own. The framework's
-    response would leave it to the garbage collector. patience: seconds that one piece may wait for the
-    client to take it; then the client is given up, and the server closes its connection.
+    response would leave it to the garbage collector.
     """
 
     media_type = "text/event-stream"
@@ -104,33 +99,18 @@ class EventStream(StreamingResponse):
         lines: AsyncGenerator[str, None],
         source: AsyncGenerator[Tagged, None],
         headers: Mapping[str, str],
-        patience: float,
     ) -> None:
         super().__init__(lines, headers={**headers, **STREAM_HEADERS})
         self.lines = lines
         self.source = source
-        self.patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await until_disconnect(receive, self.stream_response(self._patient(send)))
+            await until_disconnect(receive, self.stream_response(send))
         except ClientGone:
             log.info("request %s: the client left", scope["state"]["request_id"])
         except StalledReader:
-            scope["app"].state.gate_metrics.stalled += 1
-            log.warning(
-                "request %s: the client took nothing for %g s", scope["state"]["request_id"], self.patience
-            )
+            pass  # told by the gate; the server closes what is not complete
         finally:
             await self.lines.aclose()
             await self.source.aclose()
-
-    def _patient(self, send: Send) -> Send:
-        async def patiently(message: Message) -> None:
-            try:
-                async with asyncio.timeout(self.patience):
-                    await send(message)
-            except TimeoutError as error:
-                raise StalledReader from error
-
-        return patiently

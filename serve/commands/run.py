@@ -87,6 +87,8 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        # Longer than balancers keep an idle connection, or one would send a request into one just closed.
+        timeout_keep_alive=75,
     )
     server = Server(listening, live, bundle, settings.drain_timeout, loaded)
     server.run()

@@ -81,6 +81,16 @@ async def test_a_switch_and_what_is_told_of_it(root: Path) -> None:
 
 
 @in_loop
+async def test_a_task_is_a_name_and_no_path(root: Path) -> None:
+    live = await started(root)
+    async with client(live, root) as http:
+        for task in ("../outside/x", "/etc/passwd", "a\x00b", "", "a b"):
+            new = {"task": task, "checkpoint": "a", "prompts": "a", "expected_generation": 1}
+            refused = await http.post("/admin/experts", json=new)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "task")
+
+
+@in_loop
 async def test_nobody_switches_without_the_admin_key(root: Path) -> None:
     live = await started(root)
     async with client(live, root, key=False) as http:
@@ -91,6 +101,9 @@ async def test_nobody_switches_without_the_admin_key(root: Path) -> None:
             assert (await http.get("/admin/generations")).status_code == 401
             gone = await http.delete("/admin/experts/a", params={"expected_generation": 1})
             assert gone.status_code == 401
+            # Nor is a body looked at.
+            broken = await http.post("/admin/generations", content=b'{"a')
+            assert broken.status_code == 401
     assert live.generation == 1
 
 
