@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -223,7 +224,8 @@ class Live(Generic[Engine]):
 
     def _keep(self, work: Any) -> asyncio.Task[Any]:
         # The event loop itself holds tasks only weakly.
-        task = asyncio.get_running_loop().create_task(work)
+        # In a context of its own: its log lines are not those of the request that happened to come by.
+        task = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
