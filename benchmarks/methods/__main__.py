@@ -4,7 +4,8 @@
 
 Builds each recipe of configs/methods, asks it held-out prompts, and writes benchmarks/results/methods.json
 after each; what stands there already is not measured again (--again NAME does). The router is one of n-grams,
-trained anew for each bundle; the output ensemble averages what all fine-tunes predict, token by token.
+trained anew for each bundle. Beside the recipes: the output ensemble, which averages what all fine-tunes
+predict, token by token, and AdaMerging, as plain models.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.methods.adamerging import STEPS, adamerged
 from benchmarks.methods.ensemble import ensemble_scores
 from compress.build import build
 from compress.bundle import Bundle, create, seal
@@ -32,6 +34,7 @@ from serve.commands.build import opened, train_in
 from serve.commands.calibration import calibration_of
 from serve.commands.options import engine_settings
 from serve.commands.progress import Bars, bars
+from serve.comparison import plain_engine
 from serve.engine import Engine
 from serve.evaluate import read_data, score
 from serve.request import Target
@@ -41,6 +44,12 @@ CONFIGS = Path("configs/methods")
 DATA = Path("examples/zoo/data")
 RESULT = Path("benchmarks/results/methods.json")
 ENSEMBLE = "output ensemble"
+ADAMERGING: dict[str, Literal["task", "layer"]] = {
+    "AdaMerging by task": "task",
+    "AdaMerging by layer": "layer",
+}
+# Prompts a task that AdaMerging looks at.
+UNLABELLED = 64
 # Not over the zoo's experts: these have benchmarks of their own.
 APART = {"evolver", "merge_to_learn"}
 
@@ -57,13 +66,16 @@ def main(
         torch.set_num_threads(threads)
     settings = engine_settings(device="cpu", threads=threads)
     facts: dict[str, Any] = json.loads(result.read_text()) if result.is_file() else {"rows": {}}
-    names = only or [p.stem for p in sorted(CONFIGS.glob("*.yaml")) if p.stem not in APART] + [ENSEMBLE]
+    names = [p.stem for p in sorted(CONFIGS.glob("*.yaml")) if p.stem not in APART]
+    names = only or [*names, ENSEMBLE, *ADAMERGING]
     for name in names:
         if name in facts["rows"] and name not in (again or []):
             continue
         with bars() as shown:
             if name == ENSEMBLE:
-                row = _ensemble(limit, settings, shown)
+                row = _ensemble(limit, shown)
+            elif name in ADAMERGING:
+                row = _adamerging(ADAMERGING[name], limit, settings, shown)
             else:
                 row = _measured(read_recipe(CONFIGS / f"{name}.yaml"), limit, settings, shown)
         facts["rows"][name] = row
@@ -109,7 +121,7 @@ def _measured(recipe: Recipe, limit: int, settings: EngineSettings, shown: Bars)
         shutil.rmtree(folder)
 
 
-def _ensemble(limit: int, settings: EngineSettings, shown: Bars) -> dict[str, Any]:
+def _ensemble(limit: int, shown: Bars) -> dict[str, Any]:
     recipe = read_recipe(CONFIGS / "average.yaml")
     inputs = open_inputs(recipe)
     items = read_data(DATA / "test", recipe.tasks, limit)
@@ -118,6 +130,29 @@ def _ensemble(limit: int, settings: EngineSettings, shown: Bars) -> dict[str, An
         "static": 100 * sum(scores.values()) / len(scores),
         "static by task": {task: 100 * value for task, value in scores.items()},
         "x base": float(len(recipe.tasks)),
+    }
+
+
+def _adamerging(
+    by: Literal["task", "layer"], limit: int, settings: EngineSettings, shown: Bars
+) -> dict[str, Any]:
+    recipe = read_recipe(CONFIGS / "average.yaml")
+    inputs = open_inputs(recipe)
+    started, cpu = time.perf_counter(), time.process_time()
+    prompts = read_data(DATA / "train", recipe.tasks, UNLABELLED)
+    model, learnt = adamerged(inputs, prompts, by, shown.stage("steps", STEPS))
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    items = read_data(DATA / "test", recipe.tasks, limit)
+    count = sum(map(len, items.values()))
+    with plain_engine(lambda: model, inputs.base.folder, settings) as engine:
+        static = score(engine, items, lambda _: Target("static"), shown.stage("static", count))
+    return {
+        "static": 100 * static.average,
+        "static by task": {task: 100 * static.mean(task) for task in recipe.tasks},
+        "x base": 1.0,
+        "seconds": seconds,
+        "cpu seconds": cpu,
+        **learnt,
     }
 
 

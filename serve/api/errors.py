@@ -133,4 +133,6 @@ def install(app: FastAPI) -> None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= MOST_SAID else f"{text[:MOST_SAID]}…"
+    """One line: a field's name, say, may hold line breaks, and errors are sentences."""
+    cut = text if len(text) <= MOST_SAID else f"{text[:MOST_SAID]}…"
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)

@@ -45,6 +45,11 @@ def test_what_a_client_sent_comes_back_cut() -> None:
     assert response.status_code == 404 and len(response.content) < 5000
 
 
+def test_line_breaks_of_a_client_do_not_break_a_sentence() -> None:
+    response = ask(StubEngine(), COMPLETIONS, {"model": "twin", "prompt": "x", "a\nb": 1})
+    assert response.json()["error"]["message"] == "Unknown field 'a\\nb'."
+
+
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
