@@ -18,6 +18,8 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
         found: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # the folder is not to blame
     except Exception as error:  # each architecture fails in its own way
         raise InputError(f"{folder}: its model cannot be loaded: {first_line(error)}") from error
     model, loaded = found

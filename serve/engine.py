@@ -288,7 +288,7 @@ class Engine:
     async def route(self, conversations: Sequence[Sequence[str]]) -> list[Route]:
         """Router's scores of conversations, each the user's turns. Raises InputError when the bundle has no
         router."""
-        # Thousands of texts may come at once, and tokenising them would stop everybody else's events.
+        # Tokenising long texts would stop everybody else's events.
         future = await asyncio.to_thread(self._submit_route, conversations)
         return await asyncio.wrap_future(future)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from serve.api import chat, completions, errors, examples, health, models, scores
@@ -20,7 +20,6 @@ from serve.api.hardening import Hardening
 from serve.api.headers import RequestIds
 from serve.api.rates import Rates
 from serve.api.responses import ErrorBody
-from serve.api.security import require_admin
 from serve.api.surface import EngineSurface
 from serve.live import Live
 from serve.serversettings import ServerSettings
@@ -55,7 +54,7 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
         from serve.api import admin, adminexperts
 
         for part in (admin, adminexperts):
-            app.include_router(part.routes, dependencies=[Depends(require_admin)])
+            app.include_router(part.routes)
     examples.install(app)
     return app
 

@@ -7,7 +7,6 @@ import ipaddress
 import logging
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api.admission import Admission, Ticket
@@ -15,7 +14,8 @@ from serve.api.errors import ApiError
 from serve.api.gatemetrics import GateMetrics
 from serve.api.keys import Keys
 from serve.api.rates import Rates
-from serve.api.security import require_admin, unauthorized
+from serve.api.security import unauthorized
+from serve.keysfile import Role
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Gate:
         if scope["type"] == "http" and path == "/metrics" and self.metrics_key:
             self._caller(scope)
         if scope["type"] == "http" and path.startswith("/admin/"):
-            await require_admin(Request(scope))
+            self._administrator(scope, path)
         if scope["type"] != "http" or not path.startswith("/v1/"):
             await self.app(scope, receive, send)
             return
@@ -80,13 +80,20 @@ class Gate:
             ticket.leave()
 
     def _caller(self, scope: Scope) -> str:
-        if self.keys.open:
-            return _address(scope)
+        return _address(scope) if self.keys.open else self._owner(scope, "user", "API key")
+
+    def _administrator(self, scope: Scope, path: str) -> str:
+        if not self.keys.configured("admin"):
+            # As if there were no such routes: they are off unless asked for.
+            raise ApiError(404, f"There is no route {scope['method']} {path}.", code="unknown_url")
+        return self._owner(scope, "admin", "admin key")
+
+    def _owner(self, scope: Scope, role: Role, what: str) -> str:
         authorization = Headers(scope=scope).get("authorization", "").encode("latin-1")
-        owner = self.keys.owner(authorization, "user")
+        owner = self.keys.owner(authorization, role)
         if owner is None:
             self.metrics.refused["key"] += 1
-            raise unauthorized(authorization, "API key")
+            raise unauthorized(authorization, what)
         return owner
 
 

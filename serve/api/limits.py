@@ -19,7 +19,7 @@ class Limits(BaseModel):
     prompt_tokens: int | None = Field(default=None, ge=1)
     """Tokens of all prompts of one request; unset leaves each to the model's context."""
     body: ByteSize = Field(default=ByteSize(2 * 2**20), ge=1)
-    """Bytes of a request's body. Reading JSON takes the event loop some 30 ms a megabyte."""
+    """Bytes of a request's body, which is parsed between others' tokens."""
     body_timeout: float = Field(default=30.0, gt=0)
     """Seconds in which a body must have come."""
     rates: list[str] = []

@@ -1,11 +1,10 @@
-"""Who may ask: settings of keys and browsers, and the check of the admin key."""
+"""Who may ask: settings of keys and browsers, and the answer to those who may not."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Self
 
-from fastapi import Request
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
 
 from serve.api.errors import ApiError
@@ -51,20 +50,6 @@ class Security(BaseModel):
     def keys(self) -> Keys:
         """The keys that these settings name. Raises InputError for a file that cannot be read."""
         return Keys(self.keys_file, self.api_key, self.admin_key)
-
-
-async def require_admin(request: Request) -> None:
-    """A dependency for routes that only the admin key opens; they lie outside /v1.
-
-    Raises ApiError 404 when there is no admin key, so that the routes are off unless asked for, and 401
-    for any other key.
-    """
-    keys: Keys = request.app.state.keys
-    if not keys.configured("admin"):
-        raise ApiError(404, f"There is no route {request.method} {request.url.path}.", code="unknown_url")
-    authorization = request.headers.get("authorization", "").encode("latin-1")
-    if keys.owner(authorization, "admin") is None:
-        raise unauthorized(authorization, "admin key")
 
 
 def unauthorized(authorization: bytes, what: str) -> ApiError:

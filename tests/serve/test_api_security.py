@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from pydantic import ValidationError
 
 from compress.errors import InputError
 from serve.api.app import create_app
 from serve.api.limits import Limits
 from serve.api.schemas import CompletionRequest
-from serve.api.security import Security, require_admin
+from serve.api.security import Security
 from serve.keysfile import Key, digest, write_keys
 from serve.serversettings import ServerSettings
 from tests.serve.server import serving
@@ -173,7 +173,7 @@ def test_limits_count_by_the_keys_name(tmp_path: Path) -> None:
 
 def administered(tmp_path: Path | None = None, **security: Any) -> FastAPI:
     app = create_app(StubEngine(), settings(**security))
-    routes = APIRouter(dependencies=[Depends(require_admin)])
+    routes = APIRouter()
 
     @routes.get("/admin/facts")
     async def facts() -> dict[str, int]:
