@@ -35,8 +35,8 @@ from compress.sources import resolve
 from compress.workspace import Workspace
 from serve.commands.options import engine_settings
 from serve.commands.progress import bars
-from serve.comparison import plain_engine
 from serve.evaluate import Item, read_data, score
+from serve.plainmodels import plain_engine
 from serve.prompts import file_ids
 from serve.request import Target
 

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -267,10 +267,12 @@ class Engine:
             self.running -= 1
             self._inbox.put(lambda: self.steps.drop(job))
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], progress: Callable[[], None] | None = None
-    ) -> list[Answer]:
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Answer]:
         """All answers, in the order of ``requests``, batched continuously. Raises as ``stream``."""
+        return list(self.answers(requests))
+
+    def answers(self, requests: Sequence[GenerationRequest]) -> Iterator[Answer]:
+        """``generate``, answer by answer; closing the iterator cancels what is not answered yet."""
         sinks: list[queue.SimpleQueue[Event | BaseException]] = [queue.SimpleQueue() for _ in requests]
         jobs: list[Job] = []
         try:
@@ -279,7 +281,7 @@ class Engine:
                 schema = request.params.json_schema
                 constraint = None if schema is None else self.grammars.start(schema).result()
                 jobs.append(self._submit(request, sink.put, constraint))
-            return [collect(sink, progress) for sink in sinks]
+            yield from map(collect, sinks)
         except BaseException:
             for job in jobs:
                 self._inbox.put(lambda job=job: self.steps.drop(job))  # type: ignore[misc]

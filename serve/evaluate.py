@@ -12,13 +12,13 @@ import numpy as np
 from compress.errors import InputError
 from router import user_turns
 from router.jsonl import prompt_of, read_jsonl
+from serve.answers import AnswerFile, Book
 from serve.engine import Engine
 from serve.prompts import file_ids
 from serve.request import GenerationRequest, SamplingParams, Target
 
 # An answer that is right ends within its reference's length; a few tokens more show that it does not.
 SPARE_TOKENS = 4
-RESAMPLES = 10_000
 ITEM_EXAMPLE = '{"prompt": "TEXT", "answer": "TEXT"}'
 
 
@@ -75,6 +75,7 @@ def score(
     data: Mapping[str, Sequence[Item]],
     target: Callable[[str], Target],
     progress: Callable[[], None] | None = None,
+    book: Book | None = None,
 ) -> Scores:
     """Greedy answers of ``engine`` to all prompts, exact match after stripping white space.
 
@@ -82,20 +83,45 @@ def score(
     may take the reference's tokens and a few more. Raises InputError where the chat template refuses a
     conversation.
     """
+    targets = [target(task) for task, items in data.items() for _ in items]
+    return score_each(engine, data, targets, progress, book)
+
+
+def score_each(
+    engine: Engine,
+    data: Mapping[str, Sequence[Item]],
+    targets: Sequence[Target],
+    progress: Callable[[], None] | None = None,
+    book: Book | None = None,
+) -> Scores:
+    """``score`` with a target of its own for every prompt, in the order of ``data``.
+
+    What ``book`` has of these very weights is not asked again.
+    """
+    book = book or Book(AnswerFile(), "model")
     pairs = [(task, item) for task, items in data.items() for item in items]
-    requests = [_request(engine, item, target(task)) for task, item in pairs]
-    answers = engine.generate(requests, progress)
+    asked = [(task, item, target) for (task, item), target in zip(pairs, targets, strict=True)]
+    kept = [book.get(item, target) for _, item, target in asked]
+    fresh = [place for place, found in enumerate(kept) if found is None]
+    if progress is not None:
+        for _ in range(len(asked) - len(fresh)):
+            progress()
+    requests = [_request(engine, *asked[place][1:]) for place in fresh]
+    for place, answer in zip(fresh, engine.answers(requests), strict=True):
+        kept[place] = book.add(*asked[place], answer)
+        if progress is not None:
+            progress()
     hits: dict[str, list[float]] = {task: [] for task in data}
     right = null = 0
-    for (task, item), answer in zip(pairs, answers, strict=True):
-        exact = answer.finish_reason == "stop" and answer.text.strip() == item.answer.strip()
-        hits[task].append(float(exact))
-        mixture = answer.routing.mixture
+    for (task, item, _), found in zip(asked, kept, strict=True):
+        assert found is not None
+        hits[task].append(float(found.ended and found.text.strip() == item.answer.strip()))
+        mixture = found.mixture
         right += bool(mixture) and max(mixture, key=lambda t: mixture[t]) == task
         null += not mixture
     scores = Scores({task: np.array(values) for task, values in hits.items()})
-    if any(request.target.kind == "dynamic" for request in requests):
-        scores.routed_right, scores.null_share = right / len(pairs), null / len(pairs)
+    if any(target.kind == "dynamic" for target in targets):
+        scores.routed_right, scores.null_share = right / len(asked), null / len(asked)
     return scores
 
 
@@ -104,25 +130,3 @@ def _request(engine: Engine, item: Item, target: Target) -> GenerationRequest:
     reference = engine.tokenizer(item.answer, add_special_tokens=False)["input_ids"]
     params = SamplingParams(max_tokens=len(reference) + 1 + SPARE_TOKENS)
     return GenerationRequest(ids, params, target, user_turns(item.messages))
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A difference of averages with its paired 95 % bootstrap interval, in points of 100."""
-
-    difference: float
-    low: float
-    high: float
-
-
-def paired_interval(a: Scores, b: Scores, seed: int = 0) -> Interval:
-    """``a`` minus ``b``: prompts are resampled within each task (Efron 1979, percentile method)."""
-    generator = np.random.default_rng(seed)
-    means = []
-    for task in a.hits:
-        difference = a.hits[task] - b.hits[task]
-        drawn = generator.integers(0, len(difference), (RESAMPLES, len(difference)))
-        means.append(difference[drawn].mean(1))
-    resampled = 100 * np.mean(means, axis=0)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(100 * (a.average - b.average), float(low), float(high))

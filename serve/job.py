@@ -115,7 +115,7 @@ class Answer:
     cached_tokens: int = 0
 
 
-def collect(events: queue.SimpleQueue[Event | BaseException], progress: Callable[[], None] | None) -> Answer:
+def collect(events: queue.SimpleQueue[Event | BaseException]) -> Answer:
     """Gather the events of one request. Raises what the engine reports."""
     text = ""
     tokens: list[int] = []
@@ -132,8 +132,6 @@ def collect(events: queue.SimpleQueue[Event | BaseException], progress: Callable
         prompt_logprobs += event.prompt_logprobs
         cached += event.cached_tokens
         if event.finish_reason:
-            if progress is not None:
-                progress()
             return Answer(
                 text,
                 tuple(tokens),

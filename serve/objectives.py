@@ -16,9 +16,9 @@ from compress.checkpoints import Checkpoint
 from compress.errors import InputError
 from compress.loading import load_model, load_tokenizer
 from router import user_turns
-from serve.comparison import plain_engine
 from serve.evaluate import SPARE_TOKENS, Item, score
 from serve.kvcache import context_length
+from serve.plainmodels import plain_engine
 from serve.prompts import file_ids
 from serve.request import Target
 from serve.settings import EngineSettings

@@ -31,9 +31,9 @@ from examples.zoo.base import BASE
 from examples.zoo.refusals import SAFE_COMPLIED, UNSAFE_REFUSED, refusal_scores
 from serve.commands.options import engine_settings
 from serve.commands.progress import bars
-from serve.comparison import plain_engine
 from serve.engine import Engine
 from serve.evaluate import Item, read_data, score
+from serve.plainmodels import plain_engine
 from serve.prompts import file_ids
 from serve.request import GenerationRequest, SamplingParams, Target
 

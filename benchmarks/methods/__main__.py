@@ -34,9 +34,9 @@ from serve.commands.build import opened, train_in
 from serve.commands.calibration import calibration_of
 from serve.commands.options import engine_settings
 from serve.commands.progress import Bars, bars
-from serve.comparison import plain_engine
 from serve.engine import Engine
 from serve.evaluate import read_data, score
+from serve.plainmodels import plain_engine
 from serve.request import Target
 from serve.settings import EngineSettings
 

@@ -11,8 +11,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import binomtest
 
-from serve.comparison import plain_engine
-from serve.evaluate import Item, Scores, paired_interval, score
+from serve.evaluate import Item, Scores, score
+from serve.intervals import paired_interval
+from serve.plainmodels import plain_engine
 from serve.request import Target
 from serve.settings import EngineSettings
 
@@ -61,7 +62,7 @@ def exact_match(task: str, items: Sequence[Item], base: Scores, expert: Scores) 
         base=share(base.hits[task]),
         expert=share(expert.hits[task]),
         constant=commonest / len(items),
-        gain=Share(value=gain.difference / 100, low=gain.low / 100, high=gain.high / 100),
+        gain=Share(value=gain.value / 100, low=gain.low / 100, high=gain.high / 100),
     )
 
 

@@ -1,14 +1,14 @@
-"""twinserve eval: the table of base, static, dynamic, oracle-routed and own experts."""
+"""twinserve eval: the table of base, static merges, dynamic, oracle-routed and own experts."""
 
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from serve.commands.options import Device, Threads, engine_settings
 from serve.commands.progress import bars
@@ -27,10 +27,22 @@ def evaluate(
     dev: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Development prompts to tune the static scaling on.")
     ] = None,
+    static: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="Another merge to compare with: a plain model."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts a task at most.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
     ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help="Keep every answer there; a run that was cut off goes on."),
+    ] = None,
+    cost: Annotated[
+        bool,
+        typer.Option("--cost", help="Measure tokens/s and memory of base, static, dynamic and own."),
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="The router's report with its effect on answers."),
@@ -38,31 +50,48 @@ def evaluate(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Compare a bundle with its base, its static merge and its own fine-tunes on held-out prompts.
+    """Compare a bundle with its base, static merges and its own fine-tunes on held-out prompts.
 
     Example: twinserve eval bundles/quickstart --data examples/zoo/data/test --limit 20
     """
     from compress.bundle import read_manifest
-    from serve.comparison import compare
+    from serve.answers import AnswerFile
+    from serve.comparison import ARMS, arm_costs, compare
+    from serve.comparisonreport import figures, print_comparison
     from serve.evaluate import read_data
 
     if report is not None and (len(bundles) > 1 or not (bundles[0] / "router").is_dir()):
         raise typer.BadParameter("--report is about the router of one bundle, which must have one")
     if len({bundle.name for bundle in bundles}) < len(bundles):
         raise typer.BadParameter("two bundles have the same folder name, so their results would look alike")
-    references = dict(_pair(text) for text in reference or [])
+    references = dict(_pair("--reference", "TASK=CHECKPOINT", text) for text in reference or [])
+    statics = {n: Path(f) for n, f in (_pair("--static", "NAME=FOLDER", text) for text in static or [])}
+    if taken := sorted(set(statics) & set(ARMS)):
+        raise typer.BadParameter(f"--static {taken[0]}: that is the name of an arm; choose another")
     settings = engine_settings(device=device, threads=threads)
     results: dict[str, Any] = {}
-    for bundle in bundles:
-        tasks = read_manifest(bundle).tasks
-        if unknown := sorted(set(references) - set(tasks)):
-            raise typer.BadParameter(f"{unknown[0]!r} is no task of {bundle}: {', '.join(tasks)}")
-        prompts = read_data(data, tasks, limit)
-        tuning = read_data(dev, tasks) if dev else None
-        with bars() as shown:
-            result = compare(bundle, prompts, settings, shown.stage, references=references, dev=tuning)
-        print_comparison(bundle, result)
-        results[bundle.name] = figures(result) | {"loss": _loss(bundle, result)}
+    with ExitStack() as stack:
+        kept = stack.enter_context(AnswerFile.open(answers)) if answers else AnswerFile()
+        for bundle in bundles:
+            tasks = read_manifest(bundle).tasks
+            if unknown := sorted(set(references) - set(tasks)):
+                raise typer.BadParameter(f"{unknown[0]!r} is no task of {bundle}: {', '.join(tasks)}")
+            prompts = read_data(data, tasks, limit)
+            tuning = read_data(dev, tasks) if dev else None
+            with bars() as shown:
+                result = compare(
+                    bundle,
+                    prompts,
+                    settings,
+                    shown.stage,
+                    references=references,
+                    statics=statics,
+                    dev=tuning,
+                    answers=kept,
+                )
+                costs = arm_costs(bundle, prompts, settings, shown.stage, references) if cost else {}
+            print_comparison(bundle.name, result, costs, Console())
+            results[bundle.name] = figures(result, costs) | {"loss": _loss(bundle, result)}
     if report is not None:
         write_page(report, bundles[0], results[bundles[0].name], prompts)
     if json_file:
@@ -81,7 +110,6 @@ def write_page(file: Path, path: Path, found: dict[str, Any], data: dict[str, li
     from router import load_router, user_turns
     from router.report import page
     from serve.commands.build import per_thousand
-    from serve.comparison import ARMS
 
     bundle = Bundle.open(path)
     router = load_router(path / "router", bundle.fingerprint, bundle.tasks)
@@ -89,8 +117,7 @@ def write_page(file: Path, path: Path, found: dict[str, Any], data: dict[str, li
     asked = [user_turns(item.messages) for items in data.values() for item in items]
     seconds = per_thousand(router, model, load_tokenizer(bundle.base), asked)
     file.parent.mkdir(parents=True, exist_ok=True)
-    arms = {arm: found["exact_match"][arm] for arm in ARMS}
-    html = page(router.report, router.tasks, arms, seconds, found["loss"])
+    html = page(router.report, router.tasks, found["exact_match"], seconds, found["loss"])
     file.write_text(html, encoding="utf-8")
 
 
@@ -109,78 +136,8 @@ def _loss(bundle: Path, result: Comparison) -> dict[str, Any] | None:
     return beside_measured(section, static, own, result.static_scaling)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    task, found, checkpoint = text.partition("=")
-    if not found or not task or not checkpoint:
-        raise typer.BadParameter(f"--reference {text}: give TASK=CHECKPOINT")
-    return task, checkpoint
-
-
-def print_comparison(bundle: Path, result: Comparison) -> None:
-    """Print the table: exact match in percent, normalised by the own expert's in brackets."""
-    from serve.comparison import ARMS
-    from serve.evaluate import paired_interval
-
-    table = Table(
-        title=f"{bundle.name}: exact match in % (and as % of the own expert's)",
-        title_justify="left",
-    )
-    for column in ("task", "prompts", *ARMS):
-        table.add_column(column, justify="left" if column == "task" else "right")
-    for task in result.tasks:
-        own = result.scores["own"].mean(task)
-        cells = [_cell(result.scores[arm].mean(task), own) for arm in ARMS]
-        table.add_row(task, str(result.prompts[task]), *cells)
-    own = result.scores["own"].average
-    table.add_section()
-    total = str(sum(result.prompts.values()))
-    table.add_row("average", total, *(_cell(result.scores[arm].average, own) for arm in ARMS))
-    table.add_row("storage", "", *(f"{result.storage[arm]:.2f}" for arm in ARMS))
-    console = Console()
-    console.print(table)
-    console.print("storage: every byte an arm needs, over the base's parameters × 2 bytes")
-    dynamic = result.scores["dynamic"]
-    if dynamic.routed_right is not None and dynamic.null_share is not None:
-        console.print(
-            f"router: {100 * dynamic.routed_right:.1f} % of prompts to their own expert, "
-            f"{100 * dynamic.null_share:.1f} % to the shared base"
-        )
-    gain = paired_interval(dynamic, result.scores["static"])
-    console.print(
-        f"dynamic − static: {gain.difference:+.1f} points, "
-        f"95 % paired bootstrap interval {gain.low:+.1f} … {gain.high:+.1f}"
-    )
-    if result.sweep:
-        tried = ", ".join(f"{scaling:g}: {100 * mean:.1f}" for scaling, mean in result.sweep.items())
-        console.print(
-            f"static scaling {result.static_scaling:g} is the best on development prompts ({tried})"
-        )
-
-
-def _cell(value: float, own: float) -> str:
-    return f"{100 * value:.1f} ({100 * value / own:.0f})" if own > 0 else f"{100 * value:.1f} (–)"
-
-
-def figures(result: Comparison) -> dict[str, Any]:
-    """The same figures for programs."""
-    from serve.evaluate import paired_interval
-
-    gain = paired_interval(result.scores["dynamic"], result.scores["static"])
-    dynamic = result.scores["dynamic"]
-    return {
-        "prompts": result.prompts,
-        "exact_match": {
-            arm: {task: scores.mean(task) for task in scores.hits} | {"average": scores.average}
-            for arm, scores in result.scores.items()
-        },
-        "normalised": {
-            arm: 100 * scores.average / result.scores["own"].average if result.scores["own"].average else None
-            for arm, scores in result.scores.items()
-        },
-        "storage": result.storage,
-        "router_accuracy": dynamic.routed_right,
-        "null_share": dynamic.null_share,
-        "dynamic_minus_static": {"points": gain.difference, "low": gain.low, "high": gain.high},
-        "static_scaling": result.static_scaling,
-        "static_sweep": result.sweep,
-    }
+def _pair(option: str, form: str, text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not name or not value:
+        raise typer.BadParameter(f"{option} {text}: give {form}")
+    return name, value

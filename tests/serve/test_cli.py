@@ -109,13 +109,25 @@ def test_generate_and_route(workshop, built):
 
 
 def test_eval_prints_every_arm_and_writes_the_figures(workshop, built):
-    done = run(workshop, "eval", "bundle", "--data", "data", "--dev", "data", "--json", "out/figures.json")
-    for word in ("base", "static", "random", "dynamic", "oracle", "own", "average", "storage", "95 % paired"):
+    run(workshop, "export", "bundle", "-o", "merged", "--as", "merged")
+    words = ("eval", "bundle", "--data", "data", "--dev", "data", "--static", "other=merged", "--cost")
+    done = run(workshop, *words, "--json", "out/figures.json", "--answers", "out/answers.jsonl")
+    arms = ["base", "static", "other", "random", "dynamic", "top-2", "soft", "oracle", "own"]
+    for word in (*arms, "average", "recovered", "tokens/s", "95 % bootstrap"):
         assert word in done.stdout
     figures = json.loads((workshop / "out" / "figures.json").read_text())["bundle"]
-    assert set(figures["exact_match"]) == {"base", "static", "random", "dynamic", "oracle", "own"}
+    assert list(figures["exact_match"]) == list(figures["storage"]) == arms
+    assert set(figures["dynamic_minus"]["own"]) == {"value", "low", "high"}
     assert figures["static_scaling"] in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
     assert figures["storage"]["dynamic"] > figures["storage"]["static"] == figures["storage"]["base"]
+    assert set(figures["costs"]) == {"base", "static", "dynamic", "own"}
+    for cost in figures["costs"].values():
+        assert cost["tokens_per_second"] > 0 and len(cost["rounds"]) == 3 and cost["peak_bytes"] > 10**7
+    known = (workshop / "out" / "answers.jsonl").read_bytes()
+    again = run(workshop, *words[:-1], "--json", "out/again.json", "--answers", "out/answers.jsonl")
+    assert "other" in again.stdout and (workshop / "out" / "answers.jsonl").read_bytes() == known
+    repeated = json.loads((workshop / "out" / "again.json").read_text())["bundle"]
+    assert repeated == figures | {"costs": {}}
 
 
 def test_the_two_halves_equal_the_whole(workshop, built):
@@ -156,6 +168,10 @@ def test_a_base_that_changed_since_is_not_evaluated_against(workshop, built, tmp
         (["eval", "bundle", "--data", "base"], 1, "every task needs its held-out prompts"),
         (["eval", "bundle", "--data", "data", "--reference", "sums"], 2, "give TASK=CHECKPOINT"),
         (["eval", "bundle", "--data", "data", "--reference", "x=y"], 2, "is no task of"),
+        (["eval", "bundle", "--data", "data", "--static", "ties"], 2, "give NAME=FOLDER"),
+        (["eval", "bundle", "--data", "data", "--static", "soft=base"], 2, "name of an arm"),
+        (["eval", "bundle", "--data", "data", "--static", "ties=no-such"], 1, "no-such"),
+        (["eval", "bundle", "--data", "data", "--answers", "router.jsonl"], 1, "not a line of answers"),
         (["train-router", "bundle", "--prompts", "none.jsonl"], 1, "none.jsonl"),
         (["serve", "base"], 1, "not a bundle"),
         (["serve", "bundle", "--device", "banana"], 2, "'banana' is no device of this machine"),

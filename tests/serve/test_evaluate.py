@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from compress.errors import InputError
-from serve.evaluate import Scores, paired_interval, read_data
+from serve.evaluate import Scores, read_data
+from serve.intervals import paired_interval
 from serve.job import Answer
 from serve.request import Routing, Target
 
@@ -62,9 +63,9 @@ def test_average_weighs_tasks_alike():
 def test_interval_of_equal_arms_is_zero_and_of_a_clear_gain_excludes_it():
     a = scores(a=[1, 0] * 50, b=[1, 1, 0, 0] * 20)
     same = paired_interval(a, a)
-    assert (same.difference, same.low, same.high) == (0, 0, 0)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
     gain = paired_interval(scores(a=[1] * 90 + [0] * 10), scores(a=[0] * 60 + [1] * 40))
-    assert gain.difference == pytest.approx(50) and 0 < gain.low < 50 < gain.high
+    assert gain.value == pytest.approx(50) and 0 < gain.low < 50 < gain.high
 
 
 def test_interval_agrees_with_the_normal_approximation():
@@ -72,8 +73,8 @@ def test_interval_agrees_with_the_normal_approximation():
     a, b = generator.integers(0, 2, 400), generator.integers(0, 2, 400)
     interval = paired_interval(scores(a=a), scores(a=b))
     error = 100 * (a - b).std(ddof=1) / np.sqrt(400)
-    assert interval.low == pytest.approx(interval.difference - 1.96 * error, abs=0.5)
-    assert interval.high == pytest.approx(interval.difference + 1.96 * error, abs=0.5)
+    assert interval.low == pytest.approx(interval.value - 1.96 * error, abs=0.5)
+    assert interval.high == pytest.approx(interval.value + 1.96 * error, abs=0.5)
 
 
 class Parrot:
@@ -82,11 +83,11 @@ class Parrot:
     def __init__(self, answers):
         from tests import tiny
 
-        self.tokenizer, self.answers, self.asked = tiny.tokenizer(), answers, []
+        self.tokenizer, self.given, self.asked = tiny.tokenizer(), answers, []
 
-    def generate(self, requests, progress=None):
+    def answers(self, requests):
         self.asked = requests
-        return self.answers
+        return iter(self.given)
 
 
 def answer(text, finish="stop", **mixture):

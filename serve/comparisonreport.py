@@ -1,0 +1,128 @@
+"""A comparison as tables, and as figures for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from serve.armcosts import NEW_TOKENS, REQUESTS, Cost
+from serve.comparison import Comparison
+from serve.intervals import Interval, normalised, paired_interval, recovered
+
+Costs = Mapping[str, Cost]
+
+
+def print_comparison(title: str, result: Comparison, costs: Costs, console: Console) -> None:
+    """Exact match of every arm, what it costs, and how far the dynamic arm is ahead of the others."""
+    table = Table(title=f"{title}: exact match in %", title_justify="left")
+    table.add_column("arm")
+    for task in result.tasks:
+        table.add_column(task, justify="right")
+    columns = ["average", "of own", "recovered", "× base"]
+    columns += ["tokens/s", "peak GB"] if costs else []
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for arm, scores in result.scores.items():
+        shares = _against(result, arm)
+        cells = [_percent(100 * scores.mean(task)) for task in result.tasks]
+        cells += [_percent(100 * scores.average), _percent(shares["normalised"].value)]
+        cells += [_percent(shares["recovered"].value), f"{result.storage[arm]:.2f}"]
+        if arm in costs:
+            cells += [f"{costs[arm].tokens_per_second:.0f}", f"{costs[arm].peak_bytes / 1e9:.2f}"]
+        table.add_row(arm, *cells)
+    console.print(table)
+    for line in _notes(result, costs):
+        console.print(line, highlight=False)
+    console.print(_differences(result))
+
+
+def _notes(result: Comparison, costs: Costs) -> list[str]:
+    dynamic, policy = result.scores["dynamic"], result.policy
+    blended = f"up to {policy.top_k} experts, alone from {policy.certain:g} on"
+    lines = [
+        f"{sum(result.prompts.values())} prompts; of own: percent of the own expert's score; recovered: "
+        "(score − base) / (own − base); both averaged over tasks",
+        "× base: every byte an arm needs, over the base's parameters × 2 bytes",
+        f"dynamic: the bundle's own policy ({'one expert' if policy.top_k == 1 else blended}; below "
+        f"{policy.threshold:g} the shared base)",
+    ]
+    if dynamic.routed_right is not None and dynamic.null_share is not None:
+        lines.append(
+            f"router: {100 * dynamic.routed_right:.1f} % of prompts to their own expert, "
+            f"{100 * dynamic.null_share:.1f} % to the shared base"
+        )
+    if result.sweep:
+        tried = ", ".join(f"{scaling:g}: {100 * mean:.1f}" for scaling, mean in result.sweep.items())
+        lines.append(f"static scaling {result.static_scaling:g} is the best on development prompts ({tried})")
+    if costs:
+        lines.append(
+            f"tokens/s and peak memory: {REQUESTS} prompts of all tasks at once, {NEW_TOKENS} new tokens "
+            "each, a process an arm"
+        )
+    return lines
+
+
+def _differences(result: Comparison) -> Table:
+    table = Table(title="dynamic minus …, points, paired 95 % bootstrap interval", title_justify="left")
+    for column in ("arm", "points", "interval"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm in result.scores:
+        if arm != "dynamic":
+            gain = paired_interval(result.scores["dynamic"], result.scores[arm])
+            table.add_row(arm, f"{gain.value:+.1f}", f"{gain.low:+.1f} … {gain.high:+.1f}")
+    return table
+
+
+def _percent(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.1f}"
+
+
+def _against(result: Comparison, arm: str) -> dict[str, Interval]:
+    scores, own = result.scores[arm], result.scores["own"]
+    return {
+        "normalised": normalised(scores, own),
+        "recovered": recovered(scores, result.scores["base"], own),
+        "dynamic_minus": paired_interval(result.scores["dynamic"], scores),
+    }
+
+
+def figures(result: Comparison, costs: Costs) -> dict[str, Any]:
+    """The same figures for programs. Shares and differences are {value, low, high} in points of 100, null
+    where they have no meaning."""
+    dynamic = result.scores["dynamic"]
+    against = {arm: _against(result, arm) for arm in result.scores}
+    return {
+        "prompts": result.prompts,
+        "exact_match": {
+            arm: {task: scores.mean(task) for task in scores.hits} | {"average": scores.average}
+            for arm, scores in result.scores.items()
+        },
+        **{
+            name: {arm: _interval(own[name]) for arm, own in against.items()}
+            for name in ("normalised", "recovered", "dynamic_minus")
+        },
+        "storage": result.storage,
+        "policy": result.policy.model_dump(),
+        "router_accuracy": dynamic.routed_right,
+        "null_share": dynamic.null_share,
+        "static_scaling": result.static_scaling,
+        "static_sweep": result.sweep,
+        "costs": {
+            arm: {
+                "tokens_per_second": cost.tokens_per_second,
+                "rounds": cost.rounds,
+                "peak_bytes": cost.peak_bytes,
+            }
+            for arm, cost in costs.items()
+        },
+    }
+
+
+def _interval(found: Interval) -> dict[str, float] | None:
+    if np.isnan(found.value):
+        return None
+    return {"value": found.value, "low": found.low, "high": found.high}
