@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from router.classifiers import CLASSIFIER_KINDS, ClassifierKind
-from router.features import FeatureKind, Features
+from router.features import FeatureKind, Features, Pooling
 from router.policy import Policy
 
 
@@ -34,7 +34,7 @@ class RouterSettings(BaseModel):
     features: tuple[FeatureKind, ...] = Field(default=("embedding", "tfidf", "hidden"), min_length=1)
     classifiers: tuple[ClassifierKind, ...] = Field(default=CLASSIFIER_KINDS, min_length=1)
     layer: int | None = Field(default=None, ge=1)
-    pooling: Literal["mean", "last"] = "mean"
+    pooling: Pooling = "mean"
     encoder: str | None = None
     max_tokens: int = Field(default=256, ge=2)
     history: float = Field(default=0.5, ge=0, le=1)

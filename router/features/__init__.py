@@ -14,6 +14,7 @@ Matrix = Any
 """Features [n, d], float32: a numpy array, or for hashed n-grams a scipy.sparse.csr_matrix."""
 Progress = Callable[[int, int], None]
 FeatureKind = Literal["tfidf", "embedding", "hidden", "sentence", "projection"]
+Pooling = Literal["mean", "last", "both"]
 # Those that say nothing of a task by themselves, by what a prompt costs, the cheapest first.
 FEATURE_KINDS: tuple[FeatureKind, ...] = ("embedding", "tfidf", "sentence", "hidden")
 

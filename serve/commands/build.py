@@ -63,7 +63,7 @@ def train_router(
     layer: Annotated[
         int | None, typer.Option(help="Decoder layers to run; default: a share of them.")
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="mean or last.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, last or both.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Experts to blend at most, where unsure.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Least confidence; below it: shared base.")] = None,
     history: Annotated[float | None, typer.Option(help="Weight of a turn relative to the next.")] = None,

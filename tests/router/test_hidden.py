@@ -21,19 +21,21 @@ def model(request: pytest.FixtureRequest) -> Any:
     return tiny.model(request.param)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "both"])
 def test_equal_to_the_hidden_state_of_the_whole_model(model: Any, pooling: Any) -> None:
     features = HiddenStateFeatures(layer=1, pooling=pooling).extract(model, TURNS)
-    assert features.dtype == np.float32 and features.shape == (len(TURNS), 32)
+    assert features.dtype == np.float32 and features.shape == (len(TURNS), 64 if pooling == "both" else 32)
     for row, turn in zip(features, TURNS, strict=True):
         with torch.no_grad():
             states = model(torch.tensor([turn.ids]), output_hidden_states=True).hidden_states[1][0]
         states /= states.square().mean(dim=1, keepdim=True).sqrt()
-        expected = states[-1] if pooling == "last" else states.mean(dim=0)
+        parts = {"mean": [states.mean(dim=0)], "last": [states[-1]]}
+        parts["both"] = parts["mean"] + parts["last"]
+        expected = torch.cat(parts[pooling])
         np.testing.assert_allclose(row, expected.numpy(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "both"])
 @pytest.mark.parametrize("layer", [1, 2])
 def test_a_row_is_the_same_alone_and_in_any_batch(model: Any, layer: int, pooling: Any) -> None:
     settings = {"layer": layer, "pooling": pooling}
