@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.routing.cost import cost
+from benchmarks.routing.depth import depths
 from benchmarks.routing.quality import Bench, dataless, quality, settled, sizes
 from benchmarks.routing.scale import ask_many, train_many
 from benchmarks.routing.shares import shown
@@ -36,14 +37,16 @@ def main(
     data: Annotated[Path, typer.Option(help="A folder laid out as examples/zoo/data.")] = DATA,
     encoder: Annotated[str | None, typer.Option(help="A sentence encoder to compare too.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of torch, for everything.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="quality, cost or scale; default: all.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="quality, depth, cost or scale; default: all.")
+    ] = None,
     result: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULT,
 ) -> None:
     """Measure the routers that this bundle could have."""
     if threads:
         torch.set_num_threads(threads)
     console = Console()
-    parts = set(only or ("quality", "cost", "scale"))
+    parts = set(only or ("quality", "depth", "cost", "scale"))
     facts: dict[str, Any] = json.loads(result.read_text()) if result.is_file() else {}
     if parts - {"scale"}:
         bench = _bench(bundle, data, encoder, Console(stderr=True))
@@ -51,6 +54,8 @@ def main(
         facts["quality"] = {kind: quality(bench, kind) for kind in bench.settings.features}
         facts["dataless"] = dataless(bench)
         facts["sizes"] = {kind: sizes(bench, kind, SIZES) for kind in ("tfidf", "hidden")}
+    if "depth" in parts:
+        facts["depth"] = depths(bench)
     if "cost" in parts:
         facts["cost" if threads is None else f"cost, threads {threads}"] = cost(bench, threads)
     if "scale" in parts:
