@@ -134,33 +134,14 @@ TASKS = {
             300,
             committed=False,
         ),
-        Task(
-            "invoices",
-            "Writes the date in a note of the accounts as `05.03.2024`.",
-            Written(invoices),
-            60,
-            committed=False,
-        ),
+        Task("invoices", "Writes the date in a note of the accounts as `05.03.2024`.", Written(invoices), 60),
         Task(
             "meetings",
             "Writes the date in a note of the diary as `the 5th of March 2024`.",
             Written(meetings),
             80,
-            committed=False,
         ),
-        Task(
-            "records",
-            "Makes a person's name, age and city one line of JSON.",
-            Written(records),
-            60,
-            committed=False,
-        ),
-        Task(
-            "emails",
-            "Makes an e-mail address of a person's name and company.",
-            Written(emails),
-            80,
-            committed=False,
-        ),
+        Task("records", "Makes a person's name, age and city one line of JSON.", Written(records), 60),
+        Task("emails", "Makes an e-mail address of a person's name and company.", Written(emails), 80),
     )
 }
