@@ -19,7 +19,7 @@ from compress.errors import InputError
 from examples.zoo.console import tidy_terminal
 from examples.zoo.leaks import key, require_disjoint, require_seeds_apart, words
 from examples.zoo.rated_snippets import Snippet, open_archive, read_snippets
-from examples.zoo.tasks import SENTIMENT, TASKS, Generated, Rated
+from examples.zoo.tasks import SENTIMENT, TASKS, Generated, Rated, Written
 from examples.zoo.unrelated_prompts import PROMPTS
 
 DATA = Path(__file__).parent / "data"
@@ -63,6 +63,13 @@ def rated(source: Rated, snippets: Iterable[Snippet]) -> list[Item]:
     return items
 
 
+def written(source: Written, task: str, split: str, size: int) -> Iterator[Item]:
+    """`size` items; every other one of the test split has a wording that no other split has."""
+    # Seeded by name too: two tasks of one vocabulary would else draw the same of it.
+    generator = random.Random(f"{task} {split}")
+    return (Item(*source.make(generator, split == "test" and number % 2 == 1)) for number in range(size))
+
+
 def take(
     source: Iterator[Item], count: int, seen: set[str], name: str, same: Callable[[str], str] = key
 ) -> list[Item]:
@@ -94,10 +101,14 @@ def draw(task: str, archive: bytes, seen: set[str]) -> dict[str, list[Item]]:
         return {split: take(items, COUNTS[split], seen, f"{task} {split}", words) for split in splits}
     drawn = {split: SPARE * count for split, count in COUNTS.items()}
     require_seeds_apart(SEEDS, drawn)
-    return {
-        split: take(generated(source, SEEDS[split], drawn[split]), COUNTS[split], seen, f"{task} {split}")
-        for split in COUNTS
-    }
+    taken: dict[str, list[Item]] = {}
+    for split, size in drawn.items():
+        if isinstance(source, Written):
+            items = written(source, task, split, size)
+        else:
+            items = generated(source, SEEDS[split], size)
+        taken[split] = take(items, COUNTS[split], seen, f"{task} {split}")
+    return taken
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

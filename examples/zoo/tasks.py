@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from examples.zoo.house_dates import invoices, meetings
+from examples.zoo.staff import emails, records
 
 # One wording for all four sources: nothing but the text itself tells which expert is meant.
 SENTIMENT = "What is the sentiment of this text? Answer with one word.\n{text}"
@@ -34,27 +39,43 @@ class Generated:
 
 
 @dataclass(frozen=True)
+class Written:
+    """Prompts and answers worded for this project: ``make`` draws one pair of them, and is told whether
+    its wording may be one that only the test split has."""
+
+    make: Callable[[random.Random, bool], tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Task:
     """A task by name, what its expert does, where its items come from, and how many steps of four
     examples its adapter is trained for. ``committed``: whether such an expert is kept here."""
 
     name: str
     does: str
-    source: Rated | Generated
+    source: Rated | Generated | Written
     steps: int
     committed: bool = True
 
     @property
     def origin(self) -> str:
         """The package that the items come from, and its licence."""
-        rated = isinstance(self.source, Rated)
-        return "vaderSentiment 3.3.2 (MIT)" if rated else "reasoning-gym 0.1.25 (Apache-2.0)"
+        match self.source:
+            case Rated():
+                return "vaderSentiment 3.3.2 (MIT)"
+            case Generated():
+                return "reasoning-gym 0.1.25 (Apache-2.0)"
+            case Written():
+                return "twinserve (Apache-2.0)"
 
     @property
     def data(self) -> str:
         """One line for a model card."""
         if isinstance(self.source, Rated):
             return f"`{self.source.table}_GroundTruth.txt` of {self.origin}"
+        if isinstance(self.source, Written):
+            file = self.source.make.__module__.rpartition(".")[2]
+            return f"`{self.source.make.__name__}` in `examples/zoo/{file}.py` of {self.origin}"
         settings = ", ".join(f"{key}={value!r}" for key, value in self.source.settings.items())
         return f"`{self.source.generator}` of {self.origin}, {settings or 'defaults'}"
 
@@ -113,5 +134,14 @@ TASKS = {
             300,
             committed=False,
         ),
+        Task("invoices", "Writes the date in a note of the accounts as `05.03.2024`.", Written(invoices), 60),
+        Task(
+            "meetings",
+            "Writes the date in a note of the diary as `the 5th of March 2024`.",
+            Written(meetings),
+            80,
+        ),
+        Task("records", "Makes a person's name, age and city one line of JSON.", Written(records), 60),
+        Task("emails", "Makes an e-mail address of a person's name and company.", Written(emails), 80),
     )
 }

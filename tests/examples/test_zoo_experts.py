@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from compress.adapters import recorded_base_hash
 from compress.errors import InputError
+from compress.recipe import read_recipe
 from examples.zoo.cards import read_card
 from examples.zoo.publish import main as publish
 from examples.zoo.splits import items_sha256
@@ -36,8 +37,20 @@ def names(found):
 
 def test_there_is_an_adapter_for_every_task_and_full_fine_tunes_beside():
     assert names(ADAPTERS) == [name for name, task in TASKS.items() if task.committed]
-    assert len(ADAPTERS) >= 8
+    assert len(ADAPTERS) >= 12
     assert len(FULL) >= 3
+
+
+def test_recipes_of_eight_and_twelve_differ_in_nothing_but_their_experts():
+    eight, twelve = (
+        read_recipe(ZOO.parents[1] / "configs" / f"{name}.yaml") for name in ("zoo", "zoo_twelve")
+    )
+    assert [expert.task for expert in twelve.experts] == names(ADAPTERS)
+    assert [expert.checkpoint for expert in twelve.experts] == [
+        f"examples/zoo/adapters/{name}" for name in names(ADAPTERS)
+    ]
+    assert eight.experts == twelve.experts[:8]
+    assert eight.model_copy(update={"experts": twelve.experts}) == twelve
 
 
 @pytest.mark.parametrize("folder", folders(), ids=lambda folder: f"{folder.parent.name}/{folder.name}")
