@@ -1,8 +1,7 @@
 """The proof, remade step by step: python -m benchmarks.proof [STEP…]
 
-What stands under benchmarks/results is not measured again unless its file is removed; what a cut-off run left
-in
-runs/proof is gone on from. docs/results.md says what the steps measure.
+What stands under benchmarks/results is not measured again unless its file is removed; what a cut-off run
+left in runs/proof is gone on from. docs/results.md says what the steps measure.
 """
 
 from __future__ import annotations
@@ -14,6 +13,12 @@ from typing import Annotated
 import torch
 import typer
 
+from benchmarks.proof.ablation import ablation
+from benchmarks.proof.bundles import HEADLINE
+from benchmarks.proof.headline import costs, headline
+from benchmarks.proof.misroutes import misroutes
+from benchmarks.proof.number import number
+from benchmarks.proof.pairs import pairs
 from benchmarks.proof.tuning import tune
 from benchmarks.proof.zoo import ZOOS, Work, working
 from serve.commands.options import Threads, engine_settings
@@ -21,6 +26,12 @@ from serve.commands.options import Threads, engine_settings
 Step = Callable[[Work], object]
 STEPS: dict[str, Step] = {
     **{f"{name}-statics": partial(tune, zoo) for name, zoo in ZOOS.items()},
+    **{name: partial(headline, name) for name in HEADLINE},
+    "ablation": ablation,
+    "number": number,
+    "misroutes": misroutes,
+    "pairs": pairs,
+    **{f"{name}-costs": partial(costs, name) for name in HEADLINE},
 }
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from compress.recipe import Recipe, read_recipe
 from serve.answers import AnswerFile
 from serve.commands.progress import Bars, bars
@@ -54,6 +56,7 @@ class Work:
     settings: EngineSettings
     answers: AnswerFile
     bars: Bars
+    console: Console
     limit: int | None = None
 
     def dev(self, tasks: list[str]) -> dict[str, list[Item]]:
@@ -69,7 +72,7 @@ class Work:
 def working(settings: EngineSettings, limit: int | None) -> Iterator[Work]:
     """A step's tools, the answers of earlier runs among them."""
     with AnswerFile.open(RUNS / "answers.jsonl") as answers, bars() as shown:
-        yield Work(settings, answers, shown, limit)
+        yield Work(settings, answers, shown, Console(), limit)
 
 
 def write(path: Path, facts: Any) -> None:
