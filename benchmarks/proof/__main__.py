@@ -18,6 +18,7 @@ from benchmarks.proof.bundles import HEADLINE
 from benchmarks.proof.headline import costs, headline
 from benchmarks.proof.misroutes import misroutes
 from benchmarks.proof.number import number
+from benchmarks.proof.page import page
 from benchmarks.proof.pairs import pairs
 from benchmarks.proof.tuning import tune
 from benchmarks.proof.zoo import ZOOS, Work, working
@@ -48,6 +49,7 @@ def main(
     with working(engine_settings(threads=threads), limit) as work:
         for name in steps or STEPS:
             STEPS[name](work)
+            page()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""The results as Markdown tables, one function each, from the files under benchmarks/results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Facts = dict[str, Any]
+STATICS = ("average", "task_arithmetic", "ties", "dare", "regmean", "tsv", "evolver")
+NAMES = {
+    "static": "the bundle's own shared base",
+    "average": "average",
+    "task_arithmetic": "task arithmetic",
+    "ties": "TIES",
+    "dare": "DARE",
+    "regmean": "RegMean",
+    "tsv": "TSV-Merge",
+    "evolver": "Evolver",
+    "dynamic": "dynamic, top-1",
+    "top-2": "dynamic, top-2",
+    "soft": "dynamic, soft",
+    "oracle": "oracle-routed",
+    "own": "own fine-tune",
+    "random": "any expert",
+}
+SHOWN = ("base", *STATICS, "random", "dynamic", "top-2", "soft", "oracle", "own")
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column is left-aligned, and whose others are right-aligned."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def headline(facts: Facts) -> str:
+    """Arms by tasks, of one bundle."""
+    match = facts["exact_match"]
+    tasks = [task for task in match["base"] if task != "average"]
+    rows = []
+    for arm in (arm for arm in SHOWN if arm in match):
+        scores = [f"{100 * match[arm][task]:.0f}" for task in tasks]
+        rows.append(
+            [
+                NAMES.get(arm, arm),
+                *scores,
+                f"**{100 * match[arm]['average']:.1f}**",
+                interval(facts["normalised"][arm]),
+                interval(facts["recovered"][arm]),
+                f"{facts['storage'][arm]:.2f}",
+            ]
+        )
+    head = ("exact match, %", *tasks, "average", "% of own [95 %]", "(s − base) / (own − base)", "× base")
+    return markdown(head, rows)
+
+
+def ahead(facts: Facts) -> str:
+    """Dynamic minus the others, in points."""
+    rows = [
+        [NAMES.get(arm, arm), f"{own['value']:+.1f}", f"{own['low']:+.1f} … {own['high']:+.1f}"]
+        for arm in (*STATICS, "top-2", "soft", "oracle", "own")
+        if (own := facts["dynamic_minus"].get(arm))
+    ]
+    return markdown(("dynamic, top-1, minus", "points", "95 % interval"), rows)
+
+
+def sizes(bundles: Mapping[str, Facts]) -> str:
+    """One line a bundle."""
+    rows = []
+    for name, facts in bundles.items():
+        best = max(STATICS, key=lambda arm: float(facts["exact_match"][arm]["average"]))
+        gain = facts["dynamic_minus"][best]
+        rows.append(
+            [
+                name,
+                f"{facts['storage']['dynamic']:.3f}",
+                interval(facts["normalised"]["dynamic"]),
+                interval(facts["normalised"]["oracle"]),
+                f"{100 * facts['router_accuracy']:.1f}",
+                f"{NAMES[best]}, {facts['normalised'][best]['value']:.1f}",
+                f"{gain['value']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]",
+            ]
+        )
+    head = (
+        *("bundle", "× base", "dynamic, % of own", "oracle-routed, % of own", "routed right, %"),
+        *("best static, % of own", "dynamic − it, points"),
+    )
+    return markdown(head, rows)
+
+
+def ablation(facts: Facts) -> str:
+    """Percent of own by size and storage; a column a reference and policy."""
+    columns = list(dict.fromkeys((row["reference"], row["policy"]) for row in facts["rows"]))
+    cells = {(r["size"], r["dtype"], r["reference"], r["policy"]): r["normalised"][0] for r in facts["rows"]}
+    keys = list(dict.fromkeys((row["size"], row["dtype"]) for row in facts["rows"]))
+    rows = [
+        [
+            size,
+            dtype,
+            *(f"{cells[size, dtype, *c]:.1f}" if (size, dtype, *c) in cells else "" for c in columns),
+        ]
+        for size, dtype in keys
+    ]
+    return markdown(("size", "factors", *(f"{reference}, {policy}" for reference, policy in columns)), rows)
+
+
+def number(facts: Facts) -> str:
+    """Static and dynamic by the number of experts."""
+    rows = [
+        [
+            count,
+            f"{row['static']['average']:.1f}",
+            f"{row['dynamic']['average']:.1f}",
+            f"{row['own']['average']:.1f}",
+            "{:.1f} [{:.1f}, {:.1f}]".format(*row["static"]["normalised"]),
+            "{:.1f} [{:.1f}, {:.1f}]".format(*row["dynamic"]["normalised"]),
+            f"{100 * row['router']:.1f}",
+            f"{row['scaling']:g}",
+        ]
+        for count, row in facts.items()
+    ]
+    head = (
+        *("experts", "static", "dynamic", "own", "static, % of own", "dynamic, % of own"),
+        *("routed right, %", "static's scaling"),
+    )
+    return markdown(head, rows)
+
+
+def misroutes(facts: Facts) -> str:
+    """Exact match by the right expert's weight."""
+    kinds = list(next(iter(facts["curve"].values())))
+    rows = [[kind, *(f"{row[kind]:.0f}" for row in facts["curve"].values())] for kind in kinds]
+    return markdown(("weight of the right expert", *(f"{float(w):g}" for w in facts["curve"])), rows)
+
+
+def hard_or_soft(facts: Facts, kind: str = "look-alikes") -> str:
+    """Hard minus soft, in points, by confidence and error."""
+    by_error = facts["hard minus soft"][kind]
+    errors = list(next(iter(by_error.values())))
+    rows = [[f"{float(q):g}", *(f"{row[e]:+.1f}" for e in errors)] for q, row in by_error.items()]
+    return markdown(("first choice's weight", *(f"{100 * float(e):g} % wrong" for e in errors)), rows)
+
+
+def pairs(facts: Facts) -> str:
+    """Two tasks in one prompt."""
+    rows = [
+        [
+            arm,
+            *(
+                "{:.1f} [{:.1f}, {:.1f}]".format(*row[part])
+                for part in ("answers", "both", "first", "second")
+            ),
+        ]
+        for arm, row in facts["arms"].items()
+    ]
+    return markdown(("answered by", "answers given, %", "both, %", "first, %", "second, %"), rows)
+
+
+def statics(facts: Facts) -> str:
+    """What was tried on development prompts, and what was chosen."""
+    rows = []
+    for method, own in facts.items():
+        if "tried" not in own:
+            continue
+        tried = "; ".join(f"{_said(row['settings'])}: {row['dev']:.1f}" for row in own["tried"])
+        rows.append([NAMES[method], _said(own["chosen"]), tried])
+    return markdown(("merge", "chosen", "development prompts right, %"), rows)
+
+
+def costs(facts: Facts) -> str:
+    """Tokens a second and memory, as ratios to the base's."""
+    rows = []
+    for name, arms in facts.items():
+        speed, memory = arms["base"]["tokens_per_second"], arms["base"]["peak_bytes"]
+        for arm, own in arms.items():
+            rows.append(
+                [
+                    f"{name}: {NAMES.get(arm, arm)}",
+                    f"{own['tokens_per_second']:.1f}",
+                    f"{own['tokens_per_second'] / speed:.2f}",
+                    f"{own['peak_bytes'] / 1e9:.2f}",
+                    f"{own['peak_bytes'] / memory:.2f}",
+                ]
+            )
+    return markdown(("arm", "tokens/s", "× base's", "peak memory, GB", "× base's"), rows)
+
+
+def interval(found: Mapping[str, float] | None) -> str:
+    return "–" if found is None else f"{found['value']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
+
+
+def _said(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value:g}" for key, value in settings.items()) or "as it is"
+
+
+Table = Callable[[Any], str]
