@@ -40,7 +40,7 @@ test: $(VENV)/.installed-dev ## install with the dev extra, run the whole test s
 
 soak: $(VENV)/.installed-dev $(VENV)/.installed-model ## the long forms: clients for ten minutes, swaps and kills under load, what HTTP costs
 	$(BIN)/python -m benchmarks.soak
-	$(BIN)/pytest --long tests/serve/test_swaps_under_load.py tests/serve/test_process.py tests/serve/test_faults.py
+	$(BIN)/python -m benchmarks.soak.faults
 	test -d bundles/zoo || $(BIN)/twinserve build configs/zoo.yaml -o bundles/zoo
 	$(BIN)/python -m benchmarks.overhead bundles/zoo
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.soak.__main__ import soak
 from benchmarks.soak.clients import Tally, _check
+from benchmarks.soak.faults import outcomes
 from benchmarks.soak.summary import summary
 
 
@@ -36,3 +37,18 @@ def test_a_soak_tells_what_is_wrong():
     facts = summary(tally, {"twinserve_requests_running": 1.0}, counted, [100.0] * 8 + [200.0] * 8)
     assert len(facts["problems"]) == 6
     assert [found["got"] for found in facts["wrong"]] == ["wrong"]
+
+
+def test_outcomes_of_the_long_tests_are_told_by_name(tmp_path):
+    report = tmp_path / "report.xml"
+    report.write_text(
+        '<testsuites><testsuite><testcase classname="tests.serve.test_a" name="test_x" time="1.26"/>'
+        '<testcase classname="tests.serve.test_a" name="test_y" time="0.1"><failure>no</failure></testcase>'
+        '<testcase classname="tests.serve.test_b" name="test_z" time="0"><skipped/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    assert outcomes(report) == {
+        "test_a.test_x": {"outcome": "passed", "seconds": 1.3},
+        "test_a.test_y": {"outcome": "failure", "seconds": 0.1},
+        "test_b.test_z": {"outcome": "skipped", "seconds": 0.0},
+    }
