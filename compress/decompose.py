@@ -122,8 +122,8 @@ def check_budget(budget: int) -> None:
     """Raises InputError where nothing is left for factors."""
     if budget <= 0:
         raise InputError(
-            "exclusive.size: base, adapters, norms and biases alone need all of it; give more, or store the "
-            "base in half precision (output.dtype)"
+            "exclusive.size: base, adapters, norms and biases alone need all of it; give more, compress the "
+            "adapters (exclusive.adapters), or store the base in half precision (output.dtype)"
         )
 
 

@@ -15,7 +15,7 @@ from compress.adapters import Adapter
 from compress.bundle import ExpertFacts, expert_folder
 from compress.checkpoints import Checkpoint
 from compress.codes import QuantisedFactors, quantise_factors
-from compress.decompose import CHOICES, Decomposition, decompose
+from compress.decompose import CHOICES, Decomposition, check_budget, decompose
 from compress.errors import InputError
 from compress.experts import write_expert
 from compress.finetunes import Finetune
@@ -77,6 +77,8 @@ def write_experts(
             parts[task] = Decomposition(task, finetune, written, work)
     if budget is not None:
         budget -= sum(_bytes(pieces) for pieces in made.values())
+        if budget < 0:
+            check_budget(budget)
     bits = decompose(parts, exclusive, budget, progress)
     found: Written = {}
     for expert in experts:

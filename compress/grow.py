@@ -57,7 +57,13 @@ def add_expert(
     kind = kind_of(finetune, recipe.exclusive)
     sharing = [facts for facts in manifest.experts.values() if facts.kind in SHARING]
     alike = [facts.bytes for facts in [f for f in sharing if f.kind == kind] or sharing]
-    sized = recipe.exclusive.size is not None and alike
+    budget = recipe.exclusive.bytes(manifest.base.parameters)
+    if kind not in SHARING:
+        budget = None
+    elif budget is not None and alike:
+        # The recipe's size was for those that are there: the new one gets what they have on average, those
+        # of its kind where there are some.
+        budget = sum(alike) // len(alike)
     with TemporaryDirectory(dir=folder.parent, prefix=".add-") as work:
         made = write_experts(
             [recipe.experts[-1]],
@@ -66,9 +72,7 @@ def add_expert(
             base,
             recipe.exclusive,
             float_dtype(recipe.exclusive, recipe.output.dtype),
-            # The recipe's size was for those that are there: the new one gets what they have on average,
-            # those of its kind where there are some.
-            sum(alike) // len(alike) if sized else recipe.exclusive.bytes(manifest.base.parameters),
+            budget,
             folder,
             Workspace(Path(work)),
             progress,

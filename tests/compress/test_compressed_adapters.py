@@ -254,6 +254,18 @@ def test_an_added_expert_gets_what_its_kind_has_on_average(ground, tmp_path):
     assert remove_expert(bundle.path, Bundle.open(bundle.path).manifest, "a1").experts.keys() == {"f0", "a0"}
 
 
+def test_exact_adapters_do_not_exceed_a_size_unsaid(ground, tmp_path):
+    exact = {"adapters": "exact", "dtype": "int8", "output": "float16"}
+    whole = ground().build(tmp_path / "whole", rank=1, **exact)
+    # In float32 as they were saved.
+    just = total(whole) + 2 * whole.manifest.base.parameters
+    with pytest.raises(InputError, match=r"compress the adapters \(exclusive\.adapters\)"):
+        ground().build(tmp_path / "b", size=f"{just - 1}B", **exact)
+    fits = ground().build(tmp_path / "fits", size=f"{just}B", **exact)
+    grown = add(fits.path, "a2", ground().folder / "a2")
+    assert grown.manifest.experts["a2"].kept == 1.0
+
+
 def test_what_is_refused(ground, tmp_path):
     with pytest.raises(InputError, match="'shared' would truncate the adapter of task 'a0'"):
         ground().build(tmp_path / "b", rank=2, reference="shared")
