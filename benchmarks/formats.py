@@ -26,6 +26,7 @@ from compress.adapters import Adapter
 from compress.allocation import Spectrum, allocate
 from compress.checkpoints import Checkpoint
 from compress.codes import quantise_factors
+from compress.deltas import DenseDelta
 from compress.lowrank import LowRank, truncate
 from compress.sources import resolve
 from serve.commands.progress import bars
@@ -114,7 +115,7 @@ def mixed_loss(vectors: Tensor, budget: int) -> float:
     bits, _ = allocate(spectra, budget, (8, 4, 2))
     lost = 0.0
     for number, (vector, f) in enumerate(zip(vectors, factors, strict=True)):
-        kept = quantise_factors(f, bits[str(number)], vector).dequantised().dense()
+        kept = quantise_factors(f, bits[str(number)], DenseDelta(vector)).dequantised().dense()
         lost += float((vector - kept).square().sum())
     return lost
 

@@ -32,8 +32,11 @@ def lost_share(bits: int) -> float:
 
 
 def component_bits(sides: tuple[int, int], bits: int) -> int:
-    """Bits of one component: two vectors, and their scales where they are codes."""
-    return bits * sum(sides) + (2 * SCALE_BITS if 0 < bits < 16 else 0)
+    """Bits of one component at most: two vectors, and their scales where they are codes."""
+    if bits in (0, 16):
+        return bits * sum(sides)
+    # Codes fill whole bytes, four of the smallest ones each.
+    return bits * sum(-(-side // 4) * 4 for side in sides) + 2 * SCALE_BITS
 
 
 def allocate(

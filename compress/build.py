@@ -118,13 +118,13 @@ def build(
 def _reference(
     recipe: Recipe, inputs: Inputs, coefficients: dict[str, float] | None, budget: int | None
 ) -> Reference:
-    """The model that experts are deltas of; raises InputError where the recipe's choice would truncate an
-    adapter."""
+    """The model that experts are deltas of; raises InputError where the recipe's choice would give adapters
+    ranks that are not their own."""
     wanted, adapter = recipe.exclusive.reference, inputs.first_adapter
     if wanted == "shared" and adapter is not None:
         raise InputError(
-            f"exclusive.reference: 'shared' would truncate the adapter of task {adapter!r}; "
-            "use 'pretrained' or 'auto', which carry adapters exactly"
+            f"exclusive.reference: 'shared' would truncate the adapter of task {adapter!r}, since its "
+            "delta from a merge has the ranks of all inputs together; use 'pretrained' or 'auto'"
         )
     if wanted != "auto":
         return wanted

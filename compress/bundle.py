@@ -42,7 +42,7 @@ class ExpertFacts(BaseModel):
     model_config = ConfigDict(extra="forbid")
     source: str
     sha256: str
-    kind: Literal["adapter", "full", "merge"]
+    kind: Literal["adapter", "compressed adapter", "full", "merge"]
     bytes: int
     max_rank: int
     kept: float

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.deltas import Delta
 from compress.errors import InputError
 from compress.lowrank import LowRank
 from compress.quantize import BITS, Codes, dequantise, quantise
@@ -49,11 +50,11 @@ class QuantisedFactors:
         return found
 
 
-def quantise_factors(factors: LowRank, bits: np.ndarray, delta: Tensor) -> QuantisedFactors:
+def quantise_factors(factors: LowRank, bits: np.ndarray, delta: Delta) -> QuantisedFactors:
     """Codes of the components of ``factors`` that have bits; ``bits``: [rank] of 8, 4, 2 or 0, falling.
 
-    B is quantised first; A is then fitted anew to ``delta`` [d_out, d_in] in least squares, which takes
-    back a part of what B lost, and quantised.
+    B is quantised first; A is then fitted anew to ``delta`` in least squares, which takes back a part of
+    what B lost, and quantised.
     """
     kept = torch.from_numpy(np.flatnonzero(bits))
     chosen = bits[bits > 0]
@@ -62,7 +63,7 @@ def quantise_factors(factors: LowRank, bits: np.ndarray, delta: Tensor) -> Quant
     b = torch.cat([dequantise(codes) for codes in b_codes.values()]).T.double()
     gram = b.T @ b
     gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    a = torch.linalg.solve(gram, b.T @ delta.double()).float()
+    a = torch.linalg.solve(gram, delta.after(b.T)).float()
     a_codes = _coded(a, counts)
     return QuantisedFactors({bit: (a_codes[bit], b_codes[bit]) for bit in counts})
 

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.adapters import Adapter
 from compress.allocation import Spectrum, allocate
 from compress.checkpoints import Checkpoint
+from compress.deltas import Delta, DenseDelta, ThinDelta
 from compress.errors import InputError
-from compress.lowrank import LowRank, truncate
+from compress.finetunes import Finetune
+from compress.lowrank import LowRank
 from compress.parameters import Parameter
 from compress.progress import Progress
 from compress.recipe import ExclusiveRecipe
@@ -24,18 +27,32 @@ UNEVEN = 4
 
 
 class Decomposition:
-    """One full fine-tune's deltas as factors, matrix by matrix, kept in a workspace."""
+    """One fine-tune's deltas as factors, matrix by matrix, kept in a workspace.
 
-    def __init__(self, task: str, finetune: Checkpoint, written: Checkpoint, work: Workspace) -> None:
+    Of a full checkpoint against ``written``, the model in base/; of an adapter its own, whatever base/ is.
+    ``matrices``: those that it may change, by name.
+    """
+
+    def __init__(self, task: str, finetune: Finetune, written: Checkpoint, work: Workspace) -> None:
         self.task, self.finetune, self.written, self.work = task, finetune, written, work
+        self.thin = isinstance(finetune, Adapter)
+        self.matrices = {
+            name: parameter
+            for name, parameter in written.table.items()
+            if parameter.is_matrix and (not self.thin or finetune.low_rank(name) is not None)
+        }
         # Noted by ``run``: singular values [rank], and squared Frobenius norms of whole deltas.
         self.values: dict[str, np.ndarray] = {}
         self.energies: dict[str, float] = {}
 
-    def delta(self, parameter: Parameter) -> Tensor:
-        """The delta of one matrix as a map [d_out, d_in], float32."""
+    def delta(self, parameter: Parameter) -> Delta:
+        """The delta of one of ``matrices``."""
+        if isinstance(self.finetune, Adapter):
+            factors = self.finetune.low_rank(parameter.name)
+            assert factors is not None
+            return ThinDelta(factors)
         difference = self.finetune.weight(parameter.name).sub_(self.written.weight(parameter.name))
-        return parameter.to_map(difference)
+        return DenseDelta(parameter.to_map(difference))
 
     def factors(self, name: str) -> LowRank | None:
         """Balanced factors, components in falling order; None for a delta of zero. After ``run``."""
@@ -44,15 +61,14 @@ class Decomposition:
 
     def run(self, exclusive: ExclusiveRecipe, share: float | None, progress: Progress) -> None:
         """Take all matrices apart that are not yet; ``share``: of full rank at most, under a budget."""
-        matrices = [p for p in self.written.table.values() if p.is_matrix]
-        for done, parameter in enumerate(matrices):
+        for done, parameter in enumerate(self.matrices.values()):
             piece = self.work.load(self._key(parameter.name))
             if piece is None:
                 piece = self._taken_apart(parameter, exclusive, share)
                 self.work.store(self._key(parameter.name), piece)
             self.values[parameter.name] = piece["values"].numpy()
             self.energies[parameter.name] = float(piece["energy"])
-            progress(self.task, done + 1, len(matrices))
+            progress(self.task, done + 1, len(self.matrices))
 
     def _taken_apart(
         self, parameter: Parameter, exclusive: ExclusiveRecipe, share: float | None
@@ -61,7 +77,7 @@ class Decomposition:
         if share is not None:
             smaller = min(parameter.shape)
             rank = min(smaller, 1 + int(share * smaller))
-        part = truncate(self.delta(parameter), rank=rank, energy=exclusive.energy)
+        part = self.delta(parameter).truncated(rank=rank, energy=exclusive.energy)
         piece = {"energy": torch.tensor(part.energy, dtype=torch.float64), "values": torch.zeros(0)}
         if part.factors is not None:
             piece |= {"A": part.factors.A, "B": part.factors.B, "values": part.factors.A.norm(dim=1).square()}
@@ -79,9 +95,7 @@ def bits_by_matrix(
     16 stands for components in the factors' float type.
     """
     choices = CHOICES.get(exclusive.dtype or "", (16,))
-    names = {
-        (task, p.name): p for task, part in parts.items() for p in part.written.table.values() if p.is_matrix
-    }
+    names = {(task, name): p for task, part in parts.items() for name, p in part.matrices.items()}
     if budget is None:
         bits = {key: np.full(len(parts[key[0]].values[key[1]]), choices[0]) for key in names}
     else:
@@ -108,15 +122,15 @@ def check_budget(budget: int) -> None:
     """Raises InputError where nothing is left for factors."""
     if budget <= 0:
         raise InputError(
-            "exclusive.size: base, adapters, norms and biases alone need all of it; give more, or store the "
-            "base in half precision (output.dtype)"
+            "exclusive.size: base, adapters, norms and biases alone need all of it; give more, compress the "
+            "adapters (exclusive.adapters), or store the base in half precision (output.dtype)"
         )
 
 
 def decompose(
     parts: Mapping[str, Decomposition], exclusive: ExclusiveRecipe, budget: int | None, progress: Progress
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Take all full fine-tunes apart and decide the bits of every component; see ``bits_by_matrix``.
+    """Take all of ``parts`` apart and decide the bits of every component; see ``bits_by_matrix``.
 
     Raises InputError where the budget is used up before the first component.
     """
@@ -126,7 +140,9 @@ def decompose(
     if budget is not None:
         check_budget(budget)
         table = next(iter(parts.values())).written.table
-        share = UNEVEN * even_share(len(parts), table, budget, exclusive)
+        full = sum(not part.thin for part in parts.values())
+        share = UNEVEN * even_share(full, table, budget, exclusive)
     for part in parts.values():
-        part.run(exclusive, share, progress)
+        # An adapter has few components, and all of them compete.
+        part.run(exclusive, 1.0 if part.thin and budget is not None else share, progress)
     return bits_by_matrix(parts, exclusive, budget)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from compress.adapters import Adapter
 from compress.bundle import ExpertFacts, expert_folder
 from compress.checkpoints import Checkpoint
 from compress.codes import QuantisedFactors, quantise_factors
-from compress.decompose import CHOICES, Decomposition, decompose
+from compress.decompose import CHOICES, Decomposition, check_budget, decompose
 from compress.errors import InputError
 from compress.experts import write_expert
 from compress.finetunes import Finetune
@@ -42,6 +42,9 @@ class Pieces:
         return 1 - self.lost / self.energy if self.energy > 0 else 1.0
 
 
+Kind = Literal["adapter", "compressed adapter", "full"]
+# Those that share a budget of bytes.
+SHARING: tuple[Kind, ...] = ("compressed adapter", "full")
 Written = dict[str, tuple[ExpertFacts, dict[str, Any]]]
 
 
@@ -67,29 +70,40 @@ def write_experts(
     parts: dict[str, Decomposition] = {}
     for task, finetune in finetunes.items():
         if isinstance(finetune, Adapter):
-            made[task] = _of_adapter(finetune, base, written)
+            made[task] = _of_adapter(finetune, base, written, exact=exclusive.adapters == "exact")
         else:
             made[task] = Pieces(dense=_vectors(finetune, written))
+        if kind_of(finetune, exclusive) in SHARING:
             parts[task] = Decomposition(task, finetune, written, work)
     if budget is not None:
         budget -= sum(_bytes(pieces) for pieces in made.values())
+        if budget < 0:
+            check_budget(budget)
     bits = decompose(parts, exclusive, budget, progress)
     found: Written = {}
     for expert in experts:
         pieces = made.pop(expert.task)
         if expert.task in parts:
             compress_matrices(pieces, parts[expert.task], bits[expert.task], exclusive, dtype)
-        found[expert.task] = _write(expert, finetunes[expert.task], pieces, written, folder)
+        finetune = finetunes[expert.task]
+        found[expert.task] = _write(expert, finetune, kind_of(finetune, exclusive), pieces, written, folder)
         progress("experts", len(found), len(experts))
     return found
 
 
-def _of_adapter(adapter: Adapter, base: Checkpoint, written: Checkpoint) -> Pieces:
-    """An adapter's own factors, unchanged."""
+def kind_of(finetune: Finetune, exclusive: ExclusiveRecipe) -> Kind:
+    """What an expert of it is called in the manifest."""
+    if isinstance(finetune, Checkpoint):
+        return "full"
+    return "adapter" if exclusive.adapters == "exact" else "compressed adapter"
+
+
+def _of_adapter(adapter: Adapter, base: Checkpoint, written: Checkpoint, *, exact: bool) -> Pieces:
+    """What stands beside an adapter's factors and, where they are carried exactly, those themselves."""
     pieces = Pieces()
     for name in base.table:
         factors = adapter.low_rank(name)
-        if factors is not None:
+        if factors is not None and exact:
             pieces.low_rank[name] = factors
             pieces.rows.append({"name": name, "rank": factors.rank, "kept": 1.0, "exact": True})
         delta = adapter.dense(name, base)
@@ -122,7 +136,7 @@ def compress_matrices(
     exclusive: ExclusiveRecipe,
     dtype: torch.dtype,
 ) -> None:
-    """Add the matrices of a full fine-tune to ``pieces``, and what each lost: measured on what is stored."""
+    """Add the matrices of a fine-tune to ``pieces``, and what each lost: measured on what is stored."""
     for name, chosen in bits.items():
         parameter, energy = part.written.table[name], part.energies[name]
         rank, lost = int((chosen > 0).sum()), energy
@@ -153,7 +167,7 @@ def _store(
         rank = int((bits > 0).sum())
         kept = LowRank(factors.A[:rank].to(dtype), factors.B[:, :rank].to(dtype))
         pieces.low_rank[parameter.name] = kept
-    return float((delta - kept.dense()).double().square().sum())
+    return delta.distance(kept)
 
 
 def _shown(bits: np.ndarray) -> dict[str, Any]:
@@ -165,7 +179,7 @@ def _shown(bits: np.ndarray) -> dict[str, Any]:
 
 
 def _write(
-    expert: ExpertRecipe, finetune: Finetune, pieces: Pieces, written: Checkpoint, folder: Path
+    expert: ExpertRecipe, finetune: Finetune, kind: Kind, pieces: Pieces, written: Checkpoint, folder: Path
 ) -> tuple[ExpertFacts, dict[str, Any]]:
     size = write_expert(
         folder / expert_folder(expert.task),
@@ -179,7 +193,7 @@ def _write(
     facts = ExpertFacts(
         source=expert.checkpoint,
         sha256=finetune.sha256(),
-        kind="adapter" if isinstance(finetune, Adapter) else "full",
+        kind=kind,
         bytes=size,
         max_rank=max((f.rank for f in factors.values()), default=0),
         kept=pieces.kept,

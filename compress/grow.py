@@ -14,7 +14,7 @@ from compress.adapters import Adapter
 from compress.bundle import Manifest
 from compress.checkpoints import Checkpoint
 from compress.errors import InputError
-from compress.exclusive import write_experts
+from compress.exclusive import SHARING, kind_of, write_experts
 from compress.finetunes import open_finetune
 from compress.progress import Progress
 from compress.recipe import Recipe, SharedRecipe, float_dtype, validation_sentence
@@ -54,8 +54,16 @@ def add_expert(
             "deltas of the shared one; give the full checkpoint, or build the bundle again with the adapter"
         )
     weights = {**manifest.shared.weights, task: 0.0}
-    full = [facts.bytes for facts in manifest.experts.values() if facts.kind == "full"]
-    sized = recipe.exclusive.size is not None and full
+    kind = kind_of(finetune, recipe.exclusive)
+    sharing = [facts for facts in manifest.experts.values() if facts.kind in SHARING]
+    alike = [facts.bytes for facts in [f for f in sharing if f.kind == kind] or sharing]
+    budget = recipe.exclusive.bytes(manifest.base.parameters)
+    if kind not in SHARING:
+        budget = None
+    elif budget is not None and alike:
+        # The recipe's size was for those that are there: the new one gets what they have on average, those
+        # of its kind where there are some.
+        budget = sum(alike) // len(alike)
     with TemporaryDirectory(dir=folder.parent, prefix=".add-") as work:
         made = write_experts(
             [recipe.experts[-1]],
@@ -64,8 +72,7 @@ def add_expert(
             base,
             recipe.exclusive,
             float_dtype(recipe.exclusive, recipe.output.dtype),
-            # The recipe's size was for those that are there: the new one gets what they have on average.
-            sum(full) // len(full) if sized else recipe.exclusive.bytes(manifest.base.parameters),
+            budget,
             folder,
             Workspace(Path(work)),
             progress,

@@ -1,4 +1,4 @@
-"""A weight delta kept as two thin factors, and the SVD that makes one from a dense delta."""
+"""A weight delta kept as two thin factors, and the SVD that makes one from a dense delta or from others."""
 
 from __future__ import annotations
 
@@ -87,13 +87,39 @@ def truncate(delta: Tensor, *, rank: int | None = None, energy: float | None = N
     (keep the smallest rank whose share of squared singular values reaches it) must be given.
     The singular values are split evenly: ``B = U sqrt(S)``, ``A = sqrt(S) V^T``.
     """
-    if (rank is None) == (energy is None):
-        raise ValueError("give either rank or energy")
+    _check_limits(rank, energy)
     matrix = delta.to(torch.float32)
     total = float(matrix.double().square().sum())
     if total == 0.0 or rank == 0:
         return Truncation(None, total, 0.0)
-    left, values, right = svd(matrix, rank)
+    return _cut(*svd(matrix, rank), total, rank, energy)
+
+
+def truncate_factors(factors: LowRank, *, rank: int | None = None, energy: float | None = None) -> Truncation:
+    """``truncate`` of ``factors.dense()`` without that product.
+
+    With ``B = Q_B R_B`` and ``A^T = Q_A R_A``, the SVD of the small ``R_B R_A^T`` turned by ``Q_B`` and
+    ``Q_A`` is that of ``B A`` (Golub and Van Loan, Matrix Computations; exact up to rounding in float64).
+    """
+    _check_limits(rank, energy)
+    basis_b, upper_b = torch.linalg.qr(factors.scale * factors.B.double())
+    basis_a, upper_a = torch.linalg.qr(factors.A.double().T)
+    left, values, right = svd(upper_b @ upper_a.T)
+    total = float(values.square().sum())
+    if total == 0.0 or rank == 0:
+        return Truncation(None, total, 0.0)
+    return _cut(basis_b @ left, values, right @ basis_a.T, total, rank, energy)
+
+
+def _check_limits(rank: int | None, energy: float | None) -> None:
+    if (rank is None) == (energy is None):
+        raise ValueError("give either rank or energy")
+
+
+def _cut(
+    left: Tensor, values: Tensor, right: Tensor, total: float, rank: int | None, energy: float | None
+) -> Truncation:
+    """The leading components that ``rank`` or ``energy`` asks for, as balanced factors in float32."""
     if energy is None:
         assert rank is not None
         keep = min(rank, len(values))
@@ -104,7 +130,7 @@ def truncate(delta: Tensor, *, rank: int | None = None, energy: float | None = N
     floor = float(values[0]) * ROUNDING * torch.finfo(torch.float32).eps
     keep = max(1, min(keep, int((values > floor).sum())))
     root = values[:keep].sqrt()
-    factors = LowRank(A=root[:, None] * right[:keep], B=left[:, :keep] * root)
+    factors = LowRank(A=(root[:, None] * right[:keep]).float(), B=(left[:, :keep] * root).float())
     return Truncation(factors, total, float(values[:keep].double().square().sum()))
 
 

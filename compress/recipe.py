@@ -79,13 +79,14 @@ class SharedRecipe(BaseModel):
 
 
 class ExclusiveRecipe(Strict):
-    """How far exclusive deltas of full checkpoints are compressed: to a rank, a kept energy, or a size.
+    """How far exclusive deltas are compressed: to a rank, a kept energy, or a size.
 
     ``size`` is that of base and experts together: ``1.2x`` of the base's parameters at two bytes each, or
     ``300MB``; a merge carried beside adapters comes on top. ``dtype`` is that of the factors, by default the
     output's; ``int8`` and ``mixed`` (8, 4 and 2 bits by singular value, which needs a size) are quantised.
     ``reference`` is the model that experts are deltas of. ``auto``: the pretrained base as soon as one input
-    is an adapter, else the one with the smaller measured error. Adapters are never truncated nor quantised.
+    is an adapter, else the one with the smaller measured error. ``adapters``: ``exact`` carries them byte for
+    byte; ``compressed`` treats them as it does deltas of full checkpoints.
     """
 
     rank: int | None = Field(None, ge=0)
@@ -93,6 +94,7 @@ class ExclusiveRecipe(Strict):
     size: str | None = Field(None, pattern=r"^\d+(\.\d+)?(x|B|KB|MB|GB)$")
     reference: Literal["auto", "shared", "pretrained"] = "auto"
     dtype: Dtype | Literal["int8", "mixed"] | None = None
+    adapters: Literal["exact", "compressed"] = "exact"
 
     @model_validator(mode="after")
     def _one(self) -> ExclusiveRecipe:

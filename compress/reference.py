@@ -24,7 +24,7 @@ def choose_reference(
 ) -> Literal["shared", "pretrained"]:
     """The reference with the smaller loss on a sample of matrices.
 
-    With an adapter among the inputs it is the pretrained base, over which adapters are exact. For
+    With an adapter among the inputs it is the pretrained base, over which adapters keep their rank. For
     full checkpoints only, both references are truncated on up to eight matrices spread over the
     model: at a given rank, or the one that ``budget`` bytes would give every matrix, the squared error
     decides, at a given energy the rank that it needs; the shared base, which answers prompts of no task

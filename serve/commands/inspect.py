@@ -9,7 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-KINDS = {"adapter": "adapter, exact", "full": "full, truncated", "merge": "the merge itself"}
+KINDS = {
+    "adapter": "adapter, exact",
+    "compressed adapter": "adapter, compressed",
+    "full": "full, truncated",
+    "merge": "the merge itself",
+}
 
 
 def inspect(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")]) -> None:

@@ -6,10 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.allocation import Spectrum, allocate, component_bits, lost_share
+from compress.quantize import BITS, quantise
 
 
 def spectra(seed: int, count: int, ranks: int = 6) -> dict[str, Spectrum]:
@@ -84,3 +86,13 @@ def test_experts_weigh_alike_whatever_their_norm():
 def test_components_of_no_energy_get_no_bits():
     bits, left = allocate({"m": Spectrum(np.array([1.0, 0.0]), (4, 4), 1.0)}, 10_000, (8, 4, 2))
     assert bits["m"].tolist() == [8, 0] and left < 1e-3
+
+
+@given(st.integers(1, 99), st.integers(1, 99), st.sampled_from(BITS))
+@settings(max_examples=60, deadline=None)
+def test_codes_take_no_more_than_they_are_charged(d_out, d_in, bits):
+    stored = sum(quantise(torch.ones(1, side), bits).nbytes for side in (d_out, d_in))
+    charged = component_bits((d_out, d_in), bits) / 8
+    assert stored <= charged < stored + 8
+    if d_out % 4 == d_in % 4 == 0:
+        assert stored == charged

@@ -172,9 +172,9 @@ def test_sizes_that_cannot_be(models, tmp_path, exclusive, output, sentence):
 
 
 def test_an_interrupted_build_takes_no_matrix_apart_twice(models, tmp_path, monkeypatch):
-    import compress.decompose
+    import compress.deltas
 
-    original, calls = compress.decompose.truncate, []
+    original, calls = compress.deltas.truncate, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -182,7 +182,7 @@ def test_an_interrupted_build_takes_no_matrix_apart_twice(models, tmp_path, monk
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(compress.decompose, "truncate", interrupted)
+    monkeypatch.setattr(compress.deltas, "truncate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         made(models("llama"), tmp_path / "b", size="1.3x")
     bundle = made(models("llama"), tmp_path / "b", size="1.3x")
