@@ -1,0 +1,124 @@
+"""The proof's own arithmetic: shortcuts that its figures rest on, and its tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.proof import tables
+from benchmarks.proof.ablation import _without_shared
+from benchmarks.proof.misroutes import ERRORS, WEIGHTS, _compared
+from benchmarks.proof.page import filled
+from benchmarks.proof.pairs import _facts, stands_in, two_at_once
+from benchmarks.proof.tuning import GRID, _scaled
+from compress.errors import InputError
+from compress.loading import load_model
+from compress.mergedmodel import merge_model
+from compress.recipe import Recipe
+from compress.workspace import Workspace
+from serve.evaluate import Item, Scores
+from serve.request import Target
+from tests import tiny
+from tests.bundles import silent
+
+
+@pytest.mark.parametrize("method", [name for name, (_, scalings) in GRID.items() if scalings])
+def test_one_merge_serves_all_scalings(tmp_path, method):
+    base = tiny.save_base(tmp_path / "base")
+    for seed in range(3):
+        tiny.save_finetune(tmp_path / f"t{seed}", base, seed)
+    variant = GRID[method][0][0]
+
+    def merged(scaling):
+        recipe = Recipe.model_validate(
+            {
+                "base": str(tmp_path / "base"),
+                "experts": [{"task": f"t{n}", "checkpoint": str(tmp_path / f"t{n}")} for n in range(3)],
+                "shared": {"method": method, **variant, "scaling": scaling},
+            }
+        )
+        folder = tmp_path / f"at {scaling}"
+        folder.mkdir()
+        merge_model(recipe, folder, Workspace(tmp_path / f"work {scaling}"), progress=silent)
+        return folder
+
+    whole = merged(1.0)
+    scaled = _scaled(whole, tmp_path / "base", 0.3).state_dict()
+    for name, weight in load_model(merged(0.3), torch.float32).state_dict().items():
+        torch.testing.assert_close(scaled[name], weight, atol=1e-5, rtol=1e-4)
+
+
+def test_without_a_shared_base_only_unrouted_prompts_change():
+    routed = Scores({"a": np.array([1.0, 0.0]), "b": np.array([1.0, 1.0, 0.0])})
+    base = Scores({"a": np.array([0.0, 1.0]), "b": np.array([0.0, 0.0, 1.0])})
+    expert, nobody = Target("mixture", mixture={"a": 1.0}), Target("mixture", mixture={})
+    found = _without_shared(routed, [expert, nobody, expert, nobody, nobody], base)
+    assert {task: hits.tolist() for task, hits in found.hits.items()} == {"a": [1, 1], "b": [1, 0, 1]}
+
+
+def test_hard_against_soft_by_hand():
+    curve = {weight: {"all": 100 * weight**2} for weight in WEIGHTS}
+    found = _compared(curve)["all"]
+    assert set(found) == {"0.5", "0.625", "0.75", "0.875"} and set(found["0.5"]) == set(map(str, ERRORS))
+    # A right first choice: 100 against 56.25; a wrong one: 0 against 6.25.
+    assert found["0.75"]["0.0"] == pytest.approx(43.75)
+    assert found["0.75"]["0.2"] == pytest.approx(0.8 * 43.75 - 0.2 * 6.25)
+
+
+@pytest.mark.parametrize(
+    ("expected", "text", "stands"),
+    [
+        ("fresh", "It is Fresh.", True),
+        ("fresh", "refreshing", False),
+        ("17", "117", False),
+        ("-17", "= -17", True),
+        ("an, state", "an, state, problem", True),
+        ("a.b", "axb", False),
+        ("wife", "", False),
+    ],
+)
+def test_answers_stand_as_whole_words(expected, text, stands):
+    assert stands_in(expected, text) is stands
+
+
+def test_two_questions_are_of_two_tasks_and_the_same_every_time():
+    items = {
+        task: [Item([{"role": "user", "content": f"{task} {n}?"}], str(n)) for n in range(5)]
+        for task in ("reversal", "family", "arithmetic", "recall", "movies")
+    }
+    asked = two_at_once(items, 30)
+    assert asked == two_at_once(items, 30)
+    for text, both in asked:
+        assert len({task for task, _ in both}) == 2
+        assert all(item.messages[0]["content"] in text for _, item in both)
+
+
+def test_shares_of_answers_given():
+    found = _facts(np.array([[1.0, 0.0], [1.0, 1.0]]))
+    assert found["answers"][0] == 75 and found["both"][0] == 50
+    assert found["first"] == [100, 100, 100] and found["second"][1] == 0
+
+
+def test_tables_are_put_between_their_marks(tmp_path):
+    text = "a\n<!-- table: costs -->\nold | x\n<!-- end of table -->\nb\n"
+    made = {"costs": "| new |"}
+    once = filled(text, made, tmp_path)
+    assert once == "a\n<!-- table: costs -->\n| new |\n<!-- end of table -->\nb\n"
+    assert filled(once, made, tmp_path) == once
+    with pytest.raises(InputError, match="no result for the table 'costs'; run its step first"):
+        filled(text, {}, tmp_path)
+
+
+def test_a_table_has_a_cell_for_every_head():
+    facts = {
+        "curve": {"0.0": {"all": 1.0, "templates": 2.0}, "1.0": {"all": 50.0, "templates": 60.0}},
+        "hard minus soft": {"look-alikes": {"0.5": {"0.0": 40.0, "0.5": -2.0}}},
+    }
+    assert tables.misroutes(facts).splitlines() == [
+        "| weight of the right expert | 0 | 1 |",
+        "|---|---:|---:|",
+        "| all | 1 | 50 |",
+        "| templates | 2 | 60 |",
+    ]
+    assert tables.hard_or_soft(facts).splitlines()[2] == "| 0.5 | +40.0 | -2.0 |"
