@@ -20,12 +20,15 @@ $(error TORCH is '$(TORCH)': say TORCH=cpu or TORCH=cuda)
 endif
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
+# Those that have a full fine-tune in configs/zoo_full_125.yaml.
+TASKS := movies products tweets editorials reversal family arithmetic recall
+
 QUICKSTART_ARGS ?=
 PYTEST_ARGS ?=
 
 # Two installs at once would break the venv.
 .NOTPARALLEL:
-.PHONY: help quickstart test soak lint clean
+.PHONY: help quickstart test soak results lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -43,6 +46,10 @@ soak: $(VENV)/.installed-dev $(VENV)/.installed-model ## the long forms: clients
 	$(BIN)/python -m benchmarks.soak.faults
 	test -d bundles/zoo || $(BIN)/twinserve build configs/zoo.yaml -o bundles/zoo
 	$(BIN)/python -m benchmarks.overhead bundles/zoo
+
+results: $(VENV)/.installed-dev $(VENV)/.installed-model ## remake docs/results.md from the beginning: hours, resumable
+	for task in $(TASKS); do $(BIN)/python -m examples.zoo.finetune --task $$task --full || exit 1; done
+	$(BIN)/python -m benchmarks.proof
 
 lint: $(VENV)/.installed-dev ## check style, format and types
 	$(BIN)/ruff check .

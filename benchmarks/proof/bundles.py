@@ -17,8 +17,8 @@ BUNDLES = {
     "lora-exact": ("lora", "configs/zoo.yaml"),
     "lora-int8": ("lora", "configs/zoo_int8.yaml"),
     "lora-small": ("lora", "configs/zoo_small.yaml"),
-    "full-1.50": ("full", "configs/zoo_full_large.yaml"),
-    "full-1.25": ("full", "configs/zoo_full.yaml"),
+    "full-1.50": ("full", "configs/zoo_full_150.yaml"),
+    "full-1.25": ("full", "configs/zoo_full_125.yaml"),
     TWELVE: ("twelve", "configs/zoo_twelve.yaml"),
 }
 HEADLINE = tuple(name for name in BUNDLES if name != TWELVE)

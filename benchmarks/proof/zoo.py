@@ -46,7 +46,7 @@ class Zoo:
         return RUNS / self.name / "merged" / method
 
 
-ZOOS = {"lora": Zoo("lora", Path("configs/zoo.yaml")), "full": Zoo("full", Path("configs/zoo_full.yaml"))}
+ZOOS = {"lora": Zoo("lora", Path("configs/zoo.yaml")), "full": Zoo("full", Path("configs/zoo_full_125.yaml"))}
 
 
 @dataclass(frozen=True)
