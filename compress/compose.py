@@ -3,7 +3,9 @@
 With experts as deltas of the shared base, ``W(w) = W_s + sum_t w_t D_t``. With experts as deltas of
 the pretrained base and a linear merge ``W_s = W_0 + sum_t lambda_t D_t``, the same model is
 ``W(w) = W_0 + sum_t g_t D_t`` with ``g_t = w_t + lambda_t (1 - sum_s w_s)``: exact for every
-mixture, without truncating anything.
+mixture, without truncating anything. There the pretrained base can be mixed in too, as the part called
+``base``: with weight b it takes what the shared base would have, and
+``g_t = w_t + lambda_t (1 - b - sum_s w_s)``.
 """
 
 from __future__ import annotations
@@ -23,16 +25,26 @@ from compress.parameters import Parameter
 
 Mixture = Mapping[str, float]
 """Task -> weight. The empty mixture is the null slot: the shared base."""
+# The pretrained base as a part of a mixture; no task has that name.
+BASE = "base"
 
 
 # Far beyond any use, and far below where sums of weighted deltas overflow.
 LARGEST_WEIGHT = 100.0
 
 
-def check_mixture(mixture: Mixture, tasks: Sequence[str]) -> None:
-    """Raises InputError for unknown tasks and for weights that are no numbers or absurdly large."""
+def check_mixture(mixture: Mixture, tasks: Sequence[str], pretrained: bool) -> None:
+    """Raises InputError for unknown tasks and for weights that are no numbers or absurdly large.
+
+    pretrained: whether the pretrained base is there to be mixed in.
+    """
     for task, weight in mixture.items():
-        if task not in tasks:
+        if task == BASE and not pretrained:
+            raise InputError(
+                "mixture: this bundle's base is the merge of its fine-tunes, and the pretrained one is not "
+                "in it; build with exclusive.reference: pretrained to have it"
+            )
+        if task not in tasks and task != BASE:
             raise InputError(f"mixture: unknown task {task!r}; known: {', '.join(tasks)}")
         if isinstance(weight, bool) or not math.isfinite(weight) or abs(weight) > LARGEST_WEIGHT:
             raise InputError(
@@ -49,11 +61,11 @@ def factor_weights(
     ``scalings`` are lambda_t where experts are deltas of the pretrained base, None where they are
     deltas of the shared base. Raises InputError for a mixture that cannot be used.
     """
-    check_mixture(mixture, tasks)
+    check_mixture(mixture, tasks, scalings is not None)
     weights = [float(mixture.get(task, 0.0)) for task in tasks]
     if scalings is None:
         return weights
-    rest = 1.0 - math.fsum(weights)
+    rest = 1.0 - math.fsum([*weights, float(mixture.get(BASE, 0.0))])
     return [w + scalings[task] * rest for w, task in zip(weights, tasks, strict=True)]
 
 

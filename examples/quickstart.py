@@ -132,8 +132,8 @@ def table_of_answers(url: str) -> Table:
     for prompt, expected in prompts():
         static, dynamic = ask(url, "quickstart:static", prompt), ask(url, "quickstart", prompt)
         routing = dynamic["routing"]
-        parts = [f"{task} {weight:g}" for task, weight in routing["mixture"].items()]
-        mixture = ", ".join(parts) or "none: shared base"
+        parts = [f"{task} {weight:g}" for task, weight in routing["mixture"].items() if task != "base"]
+        mixture = ", ".join(parts) or ("no expert: " + ("base" if routing["mixture"] else "shared base"))
         answers = [choice["message"]["content"].strip() for choice in (static, dynamic)]
         table.add_row(shorten(prompt, 100, placeholder=" …"), mixture, *answers, expected)
     return table

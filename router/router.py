@@ -31,7 +31,8 @@ class Route:
     """Where one prompt goes.
 
     probabilities: of every task, summing to 1; confidence: the largest of them.
-    known: whether the prompt is like those of some task. mixture: task weights, {} = shared base.
+    known: whether the prompt is like those of some task. mixture: task weights, {} = shared base; the
+    pretrained base is called ``base``.
     """
 
     probabilities: dict[str, float]
@@ -78,8 +79,8 @@ class Router:
     def route(self, model: Any, queries: Sequence[Query], progress: Progress | None = None) -> list[Route]:
         """Score queries with ``model``, the one that the router was trained on.
 
-        A conversation without a user's word is unknown: all tasks are equally likely and the shared
-        base answers. Raises InputError for a model of another shape.
+        A conversation without a user's word is unknown: all tasks are equally likely and no expert is
+        trusted. Raises InputError for a model of another shape.
         """
         shown = [list(self._prefixes(query)) for query in queries]
         features = self.features(model, [query for own in shown for query in own], progress)
@@ -137,7 +138,7 @@ class Router:
     def _route(self, scores: Sequence[tuple[dict[str, float], bool]]) -> Route:
         if not scores:
             even = dict.fromkeys(self.tasks, 1 / len(self.tasks))
-            return Route(even, 1 / len(self.tasks), False, {})
+            return Route(even, 1 / len(self.tasks), False, self._policy.mixture({}, False))
         mixture: dict[str, float] = {}
         for probabilities, known in scores:
             if not self._stays(mixture, probabilities, known):
@@ -146,9 +147,10 @@ class Router:
         return Route(probabilities, max(probabilities.values()), known, mixture)
 
     def _stays(self, mixture: Mapping[str, float], probabilities: Mapping[str, float], known: bool) -> bool:
-        if not mixture or not self.settings.sticky:
+        experts = mixture.keys() & probabilities.keys()
+        if not experts or not self.settings.sticky:
             return False
-        task = max(mixture, key=lambda t: mixture[t])
+        task = max(experts, key=lambda t: mixture[t])
         return not known or max(probabilities.values()) <= probabilities[task] + self.settings.sticky
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from compress.compose import BASE
+from compress.errors import InputError
 from router.classifiers import CLASSIFIER_KINDS, ClassifierKind
 from router.features import FeatureKind, Features, Pooling
 from router.policy import Policy
@@ -24,6 +26,8 @@ class RouterSettings(BaseModel):
                                the turn before, 0 to 1; above 0, a turn like no task's does not end a
                                conversation with an expert either.
     top_k, threshold, certain, temperature, total: see Policy.
+    fallback:                  what answers where no expert is trusted: the shared base, or the pretrained
+                               "base"; "auto" is the pretrained one where the bundle has it.
     false_rejection:           share of prompts that do belong to a task which may be sent to the
                                shared base by mistake (0 to below 1).
     seed:                      decides which prompts train and which test.
@@ -44,6 +48,7 @@ class RouterSettings(BaseModel):
     certain: float = Policy.model_fields["certain"].default
     temperature: float = Policy.model_fields["temperature"].default
     total: float = Policy.model_fields["total"].default
+    fallback: Literal["auto", "shared", "base"] = "auto"
     false_rejection: float = Field(default=0.015, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
 
@@ -79,8 +84,22 @@ class RouterSettings(BaseModel):
         assert kind != "projection"
         return EmbeddingFeatures() if kind == "embedding" else TfidfFeatures()
 
+    def settled(self, pretrained: bool) -> RouterSettings:
+        """These settings for a bundle that has the pretrained base, or has not. Raises InputError where they
+        ask for what it has not."""
+        if self.fallback == BASE and not pretrained:
+            raise InputError(
+                "router.fallback: base: this bundle's base is the merge of its fine-tunes, and the "
+                "pretrained one is not in it; build with exclusive.reference: pretrained, or fall back to "
+                "shared"
+            )
+        fallback = self.fallback if self.fallback != "auto" else BASE if pretrained else "shared"
+        return self.model_copy(update={"fallback": fallback})
+
     def policy(self) -> Policy:
-        return Policy(**{name: getattr(self, name) for name in Policy.model_fields})
+        """Unsettled, it falls back to the shared base, which every bundle has."""
+        values = {name: getattr(self, name) for name in Policy.model_fields}
+        return Policy(**values | {"fallback": BASE if self.fallback == BASE else "shared"})
 
 
 class RouterRecipe(RouterSettings):

@@ -13,9 +13,12 @@ from serve.scheduler import LENGTH_STEP
 from serve.settings import EngineSettings
 
 
-def check_request(request: GenerationRequest, limit: int, vocabulary: int, tasks: Sequence[str]) -> None:
+def check_request(
+    request: GenerationRequest, limit: int, vocabulary: int, tasks: Sequence[str], pretrained: bool
+) -> None:
     """limit: tokens of prompt and answer together. vocabulary: how many token ids there are. tasks: names of
-    experts. Raises InputError for a request that goes beyond them."""
+    experts. pretrained: whether the pretrained base can be mixed in. Raises InputError for a request that
+    goes beyond them."""
     length = len(request.prompt)
     if length == 0:
         raise InputError("the prompt is empty; give at least one token")
@@ -30,9 +33,9 @@ def check_request(request: GenerationRequest, limit: int, vocabulary: int, tasks
         raise InputError(f"prompt: token ids must lie between 0 and {vocabulary - 1}")
     target = request.target
     if target.kind == "task":
-        check_mixture({str(target.task): 1.0}, tasks)
+        check_mixture({str(target.task): 1.0}, tasks, pretrained)
     elif target.kind == "mixture":
-        check_mixture(target.mixture or {}, tasks)
+        check_mixture(target.mixture or {}, tasks, pretrained)
 
 
 def fitting_length(config: Any, settings: EngineSettings, cost: int) -> int:

@@ -43,6 +43,11 @@ class Chooser:
         """g of compress.compose for a snapped mixture."""
         return tuple(factor_weights(mixture, self.mixture.tasks, self.scalings))
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether the pretrained base can be mixed in."""
+        return self.scalings is not None
+
     def tokens(self, query: Query) -> int:
         """How many tokens the router would have to read for it; none for scores that are at hand."""
         return 0 if self.router is None or query.key in self._routes else self.router.reads(query)

@@ -14,6 +14,7 @@ from serve.comparison import Comparison
 from serve.intervals import Interval, normalised, paired_interval, recovered
 
 Costs = Mapping[str, Cost]
+FALLBACKS = {"shared": "the shared base", "base": "the pretrained base"}
 
 
 def print_comparison(title: str, result: Comparison, costs: Costs, console: Console) -> None:
@@ -48,12 +49,12 @@ def _notes(result: Comparison, costs: Costs) -> list[str]:
         "(score − base) / (own − base); both averaged over tasks",
         "× base: every byte an arm needs, over the base's parameters × 2 bytes",
         f"dynamic: the bundle's own policy ({'one expert' if policy.top_k == 1 else blended}; below "
-        f"{policy.threshold:g} the shared base)",
+        f"{policy.threshold:g} {FALLBACKS[policy.fallback]})",
     ]
     if dynamic.routed_right is not None and dynamic.null_share is not None:
         lines.append(
             f"router: {100 * dynamic.routed_right:.1f} % of prompts to their own expert, "
-            f"{100 * dynamic.null_share:.1f} % to the shared base"
+            f"{100 * dynamic.null_share:.1f} % to none"
         )
     if result.sweep:
         tried = ", ".join(f"{scaling:g}: {100 * mean:.1f}" for scaling, mean in result.sweep.items())

@@ -235,7 +235,7 @@ class Engine:
     def check(self, request: GenerationRequest) -> None:
         """Raises InputError for a request that cannot be served; nothing is queued."""
         vocabulary = self.mixture.model.get_input_embeddings().num_embeddings
-        check_request(request, self.max_model_len, vocabulary, self.tasks)
+        check_request(request, self.max_model_len, vocabulary, self.tasks, self.chooser.pretrained)
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """Events of one answer as they come; closing the iterator cancels the request.

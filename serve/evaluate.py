@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from compress.compose import BASE
 from compress.errors import InputError
 from router import user_turns
 from router.jsonl import prompt_of, read_jsonl
@@ -116,7 +117,7 @@ def score_each(
     for (task, item, _), found in zip(asked, kept, strict=True):
         assert found is not None
         hits[task].append(float(found.ended and found.text.strip() == item.answer.strip()))
-        mixture = found.mixture
+        mixture = {expert: weight for expert, weight in found.mixture.items() if expert != BASE}
         right += bool(mixture) and max(mixture, key=lambda t: mixture[t]) == task
         null += not mixture
     scores = Scores({task: np.array(values) for task, values in hits.items()})

@@ -63,4 +63,4 @@ def arm(job: Job) -> str:
 
 def experts(jobs: Iterable[Job]) -> list[str]:
     """Names of the experts in these requests' mixtures, in order."""
-    return sorted({name for job in jobs if job.routing is not None for name in job.routing.mixture})
+    return sorted({name for job in jobs if job.routing is not None for name in job.routing.experts})

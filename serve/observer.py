@@ -33,7 +33,7 @@ class Observer:
             registry=registry,
         )
         self.abstentions = Counter(
-            "twinserve_abstentions", "Requests that the router gave to the shared base.", registry=registry
+            "twinserve_abstentions", "Requests that the router trusted no expert with.", registry=registry
         )
         self.confidence = Histogram(
             "twinserve_router_confidence",
@@ -73,9 +73,9 @@ class Observer:
             if routing is None or routing.confidence is None:
                 continue
             self.confidence.observe(routing.confidence)
-            for expert, weight in routing.mixture.items():
+            for expert, weight in routing.experts.items():
                 self.weight.labels(expert).inc(weight)
-            if not routing.mixture:
+            if not routing.experts:
                 self.abstentions.inc()
 
     def admitted(self, job: Job) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from compress.compose import BASE
 from serve.times import Times
 
 
@@ -103,11 +104,11 @@ def _reseeded(params: SamplingParams, choice: int) -> SamplingParams:
 class Routing:
     """Which weights answered and who chose them.
 
-    mixture: task -> weight. source: what decided it; "router_on_scored_prompt" is the router where it
-    read the very text whose log-probabilities were asked for, because nobody said where to stop.
-    confidence: the router's highest calibrated probability in [0, 1], None where the router was not
-    asked. arm: the experiment arm; without one the task's name, or the kind of target. generation: which
-    version of the bundle's contents answered.
+    mixture: task -> weight, the pretrained base being called ``base``. source: what decided it;
+    "router_on_scored_prompt" is the router where it read the very text whose log-probabilities were asked
+    for, because nobody said where to stop. confidence: the router's highest calibrated probability in
+    [0, 1], None where the router was not asked. arm: the experiment arm; without one the task's name, or the
+    kind of target. generation: which version of the bundle's contents answered.
     """
 
     mixture: dict[str, float]
@@ -115,6 +116,11 @@ class Routing:
     confidence: float | None
     arm: str
     generation: int
+
+    @property
+    def experts(self) -> dict[str, float]:
+        """The mixture without the pretrained base; empty where no expert was trusted."""
+        return {task: weight for task, weight in self.mixture.items() if task != BASE}
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,14 @@ class Zoo:
 
     def reference(self, mixture: Mapping[str, float]) -> Any:
         """``W_s + sum w_t (W_t - W_s)`` with ``W_s = W_0 + lambda sum (W_t - W_0)``, float64, from the
-        checkpoints themselves: nothing of the product is used."""
+        checkpoints themselves: nothing of the product is used. The part called base is ``W_0``."""
         model = copy.deepcopy(self.base).double()
         tuned = {task: dict(m.double().named_parameters()) for task, m in copy.deepcopy(self.tuned).items()}
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 shared = weight + self.scaling * sum(p[name] - weight for p in tuned.values())
-                mixed = shared + sum(w * (tuned[task][name] - shared) for task, w in mixture.items())
+                parts = {"base": weight} | {task: own[name] for task, own in tuned.items()}
+                mixed = shared + sum(w * (parts[task] - shared) for task, w in mixture.items())
                 weight.copy_(mixed)
         return model.eval()
 

@@ -117,7 +117,9 @@ def _measured(
     engine = Engine.open(target, work.settings.model_copy(update={"composed_memory": memory}))
     try:
         book = Book.of_bundle(work.answers, made, "float32")
-        for policy, chosen in blends(routes.policy, len(made.tasks)).items():
+        # What no expert is trusted with goes to the shared base here, without a split to the pretrained one.
+        shared_fallback = routes.policy.model_copy(update={"fallback": "shared"})
+        for policy, chosen in blends(shared_fallback, len(made.tasks)).items():
             targets = routes.targets(chosen)
             shown = work.bars.stage(f"{name} {policy}", len(targets))
             scores = score_each(engine, items, targets, shown, book)

@@ -19,6 +19,7 @@ from benchmarks.proof.routes import blends, routes_of
 from benchmarks.proof.zoo import RESULTS, ZOOS, Work, write
 from compress.bundle import Bundle
 from compress.checkpoints import Checkpoint
+from compress.compose import BASE
 from compress.sources import resolve
 from router import user_turns
 from serve.engine import Engine
@@ -50,7 +51,7 @@ def pairs(work: Work) -> None:
             engine, asked, [Target("static")] * len(asked), work.bars.stage("base", len(asked))
         )
     routes = routes_of(made, data)
-    known = float(np.mean([bool(route.mixture) for route in routes.routes]))
+    known = float(np.mean([bool(set(route.mixture) - {BASE}) for route in routes.routes]))
     arms = {name: routes.targets(policy) for name, policy in blends(routes.policy, len(made.tasks)).items()}
     arms["both, half each"] = [
         Target("mixture", mixture={task: 0.5 for task, _ in answers}) for _, answers in asked

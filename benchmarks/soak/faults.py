@@ -1,6 +1,6 @@
 """The long forms of the tests under load: swaps, kills, faults. Their outcomes go to a result file.
 
-    python -m benchmarks.soak.faults
+python -m benchmarks.soak.faults
 """
 
 from __future__ import annotations

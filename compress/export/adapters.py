@@ -64,7 +64,7 @@ def export_adapters(
         if names.count(name) > 1:
             raise InputError(f"{name}: this mixture is asked for twice")
     for mixture in mixtures:
-        check_mixture(mixture, bundle.tasks)
+        check_mixture(mixture, bundle.tasks, bundle.scalings is not None)
     base = Checkpoint.open(bundle.base)
     able = servable(bundle) if form == "vllm" else _adaptable(base.table)
     made: list[Exported] = []

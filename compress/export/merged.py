@@ -30,7 +30,7 @@ def export_merged(
     and rounded once. Raises InputError for a mixture that cannot be used, or a weight that is too large for
     ``dtype``.
     """
-    check_mixture(mixture, bundle.tasks)
+    check_mixture(mixture, bundle.tasks, bundle.scalings is not None)
     weights = factor_weights(mixture, bundle.carried, bundle.scalings)
     base = Checkpoint.open(bundle.base)
     stored: torch.dtype = getattr(torch, bundle.manifest.base.dtype) if dtype is None else dtype

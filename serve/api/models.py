@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from compress.compose import BASE
 from serve.api import responses
 from serve.api.errors import ApiError
 from serve.api.surface import CurrentEngine, EngineSurface
@@ -48,7 +49,8 @@ def resolve(engine: EngineSurface, model: str, mixture: Mapping[str, float] | No
             param="mixture",
             code="invalid_value",
         )
-    unknown = sorted(set(mixture) - set(engine.tasks))
+    # Whether the pretrained base is at hand, the engine says.
+    unknown = sorted(set(mixture) - {*engine.tasks, BASE})
     if unknown:
         raise ApiError(
             400,

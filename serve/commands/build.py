@@ -65,7 +65,12 @@ def train_router(
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, last or both.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Experts to blend at most, where unsure.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Least confidence; below it: shared base.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least confidence; below it: the fall-back.")
+    ] = None,
+    fallback: Annotated[
+        str | None, typer.Option(help="Who answers where no expert is trusted: base, shared or auto.")
+    ] = None,
     history: Annotated[float | None, typer.Option(help="Weight of a turn relative to the next.")] = None,
     sticky: Annotated[
         float | None, typer.Option(help="Margin that another expert needs within a conversation.")
@@ -88,6 +93,7 @@ def train_router(
         "pooling": pooling,
         "top_k": top_k,
         "threshold": threshold,
+        "fallback": fallback,
         "history": history,
         "sticky": sticky,
         "seed": seed,
@@ -179,6 +185,7 @@ def train_in(
     from router import dataless_router, save_router
     from router import train_router as train
 
+    settings = settings.settled(bundle.scalings is not None)
     model = load_composed(bundle, factor_weights({}, bundle.carried, bundle.scalings))
     if prompts is None:
         table = bundle.table()

@@ -80,7 +80,7 @@ def test_what_a_bundle_says_of_it(tmp_path):
     with pytest.raises(InputError, match="unknown task 'shared'"):
         from compress.compose import check_mixture
 
-        check_mixture({"shared": 1.0}, bundle.tasks)
+        check_mixture({"shared": 1.0}, bundle.tasks, True)
     with pytest.raises(InputError, match="merged by ties, which is no sum"):
         remerged(tmp_path / "bundle", bundle.manifest)
 

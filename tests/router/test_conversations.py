@@ -131,3 +131,10 @@ def test_a_longer_conversation_decides_as_the_shorter_did(letters: Any, history:
     together = router.route(letters, batch)
     assert together == [route(router, letters, *said[: length + 1]) for length in range(len(said))]
     assert len({tuple(found.mixture) for found in together}) > 1
+
+
+def test_a_sticky_conversation_is_not_kept_by_the_pretrained_base(letters: Any) -> None:
+    router = byhand.router(sticky=0.2, history=0.0, fallback="base")
+    assert route(router, letters, UNKNOWN).mixture == {"base": 1.0}
+    assert route(router, letters, UNKNOWN, SLIGHTLY).mixture == {SHOUT: 1.0}
+    assert route(router, letters, ZERO, UNKNOWN).mixture == {COUNT: 1.0}

@@ -39,6 +39,13 @@ def test_the_best_task_gets_weight_one() -> None:
     assert Policy().mixture(SCORES, known=True) == {"b": 1.0}
 
 
+def test_unknown_or_unsure_goes_to_the_pretrained_base_where_that_is_wanted() -> None:
+    policy = Policy(threshold=0.71, fallback="base", total=0.5)
+    assert policy.mixture(SCORES, known=True) == policy.mixture(SCORES, known=False) == {"base": 1.0}
+    assert policy.mixture({}, known=False) == {"base": 1.0}
+    assert policy.mixture({"a": 0.9, "b": 0.1}, known=True) == {"a": 0.5}
+
+
 def test_unknown_or_unsure_goes_to_the_null_slot() -> None:
     assert Policy().mixture(SCORES, known=False) == {}
     assert Policy(threshold=0.71).mixture(SCORES, known=True) == {}

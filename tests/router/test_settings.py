@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from compress.errors import InputError
 from router import Policy, RouterRecipe, RouterSettings
 from router.features import FEATURE_KINDS
 from router.features.embedding import EmbeddingFeatures
@@ -70,3 +71,12 @@ def test_a_recipe_is_settings_and_a_file_of_prompts() -> None:
 def test_refusals(bad: dict[str, Any], where: str) -> None:
     with pytest.raises(ValidationError, match=where):
         RouterSettings(**bad)
+
+
+def test_the_fall_back_is_the_pretrained_base_where_there_is_one() -> None:
+    assert RouterSettings().settled(pretrained=True).policy().fallback == "base"
+    assert RouterSettings().settled(pretrained=False).policy().fallback == "shared"
+    assert RouterSettings(fallback="shared").settled(pretrained=True).policy().fallback == "shared"
+    assert RouterSettings().policy().fallback == "shared"
+    with pytest.raises(InputError, match=r"router\.fallback: base: this bundle's base is the merge"):
+        RouterSettings(fallback="base").settled(pretrained=False)

@@ -45,6 +45,8 @@ def test_mixed_continuous_batch_is_exact(zoo, kind, family, composition, static)
     z = zoo(kind, family)
     chooser = random.Random(f"{kind} {family}")
     mixtures = [{}, {"t0": 1.0}, {"t1": 1.0}, {"t0": 0.5, "t2": 0.25}, {"t1": 1.25, "t2": -0.25}]
+    if kind == "adapter":
+        mixtures[3:] = [{"base": 1.0}, {"t0": 0.5, "base": 0.25}]
     requests = [
         request(tiny.prompt(i, chooser.randint(1, 30)), mixtures[i % 5], chooser.randint(1, 14))
         for i in range(13)
