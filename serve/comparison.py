@@ -69,6 +69,8 @@ def compare(
     """
     answers = answers or AnswerFile()
     bundle = Bundle.open(path)
+    if not (path / "router").is_dir():
+        raise InputError(f"bundle {path.name} has no router: train one with twinserve train-router")
     tasks = bundle.tasks
     checkpoint = _verified_base(bundle)
     base = checkpoint.folder
@@ -166,12 +168,8 @@ def check_tunable(bundle: Bundle) -> None:
 
 
 def policies(engine: Engine) -> tuple[Policy, dict[str, Policy]]:
-    """The policy of the engine's router, and those of ``POLICIES`` that are others, with its threshold.
-
-    Raises InputError without a router.
-    """
-    if engine.router is None:
-        raise InputError(f"bundle {engine.name} has no router: train one with twinserve train-router")
+    """The policy of the engine's router, and those of ``POLICIES`` that are others, with its threshold."""
+    assert engine.router is not None
     own = engine.router.settings.policy()
     counts = (1, min(2, len(engine.tasks)), len(engine.tasks))
     made = {

@@ -47,7 +47,8 @@ def test_eval_writes_the_page_with_every_arm(workshop):
     found = json.loads((workshop / "out" / "f.json").read_text())["bundle"]
     match, loss = found["exact_match"], found["loss"]["tasks"]
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", html, re.S)]
-    assert cells[0] == ["exact match, %", "base", "static", "random", "dynamic", "oracle", "own"]
+    assert cells[0] == ["exact match, %", *match]
+    assert set(match) >= {"base", "static", "random", "dynamic", "soft", "oracle", "own"}
     assert cells[1:4] == [
         [task, *(f"{100 * match[arm][task]:.1f}" for arm in cells[0][1:])] for task in (*WORDS, "average")
     ]
@@ -62,6 +63,12 @@ def test_eval_writes_the_page_with_every_arm(workshop):
     assert found["loss"]["spearman"] is None and "Too few tasks" in html
     assert re.search(r"Routing 1,000 of these prompts took \d+\.\d s", html)
     assert "no prompts were given" in html and "<script" not in html
+
+
+def test_without_a_router_nothing_is_asked(workshop):
+    done = run(workshop, "eval", "bare", "--data", "data", "--answers", "bare.jsonl", code=1)
+    assert "bundle bare has no router: train one with twinserve train-router" in done.stderr
+    assert (workshop / "bare.jsonl").read_text() == ""
 
 
 @pytest.mark.parametrize("bundles", [["bare"], ["bundle", "bare"]])
