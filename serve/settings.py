@@ -27,18 +27,18 @@ class EngineSettings(BaseSettings):
     """Any torch device; ``auto`` takes CUDA where it is."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Of weights and arithmetic; ``auto`` is bfloat16 on CUDA and float32 elsewhere."""
-    slots: int = Field(16, ge=1)
+    slots: int = Field(default=16, ge=1)
     """Requests that decode together."""
-    max_model_len: int | None = Field(None, ge=2)
+    max_model_len: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; unset is the model's limit, at most 4096."""
-    kv_memory: ByteSize = Field(ByteSize(2 * 2**30), ge=1)
+    kv_memory: ByteSize = Field(default=ByteSize(2 * 2**30), ge=1)
     """Bytes for keys and values of running requests."""
-    prefix_memory: ByteSize = Field(ByteSize(256 * 2**20), ge=0)
+    prefix_memory: ByteSize = Field(default=ByteSize(256 * 2**20), ge=0)
     """Bytes for keys and values of prompts seen before."""
-    step_tokens: int = Field(256, ge=1)
+    step_tokens: int = Field(default=256, ge=1)
     """Tokens of a step while answers run, prompts and answers together; a longer prompt takes several.
     With more prompts in prefill than answers, a step has up to four times as many."""
-    composed_memory: ByteSize | None = Field(None, ge=0)
+    composed_memory: ByteSize | None = Field(default=None, ge=0)
     """Bytes for mixtures kept as dense weights, each costing the bytes of the weights that experts change;
     unset has room for two."""
     composition: Mode = "auto"
@@ -48,9 +48,9 @@ class EngineSettings(BaseSettings):
     everywhere but on the CPU."""
     costs: Costs | None = None
     """What the planner would measure at start-up."""
-    request_timeout: float | None = Field(None, gt=0)
+    request_timeout: float | None = Field(default=None, gt=0)
     """Seconds after which a request is given up."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """CPU threads of one forward pass; unset leaves it to torch."""
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
 

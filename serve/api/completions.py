@@ -49,9 +49,10 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
         for prompt, readable in zip(body.prompt, body.readable, strict=True):
             ids = prompt_ids(engine.tokenizer, prompt)
             params = sampling_params(engine, body, len(ids), DEFAULT_MAX_TOKENS, "prompt")
-            turns = prompt_turns(engine.tokenizer, prompt if readable is None else ids[:readable])
+            turns, read = prompt_turns(engine.tokenizer, prompt if readable is None else ids[:readable])
             check_routable(target, turns, "prompt")
-            request = GenerationRequest(ids, params, target, turns, timeout, readable, joined=bool(body.echo))
+            read = readable if read is None else read
+            request = GenerationRequest(ids, params, target, turns, timeout, read, joined=bool(body.echo))
             made += request.choices(body.choices)
             if body.echo:
                 echo = Echo.of(engine.tokenizer, prompt, ids, params.prompt_logprobs is not None)

@@ -15,6 +15,7 @@ from serve import prompts
 from serve.api.errors import ApiError
 from serve.api.schemas import Message
 from serve.api.surface import EngineSurface
+from serve.filledtemplate import conversation
 from serve.request import Target
 
 T = TypeVar("T")
@@ -70,11 +71,15 @@ def prompt_ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:
     return ids
 
 
-def prompt_turns(tokenizer: Any, prompt: str | list[int]) -> tuple[str, ...]:
-    """One prompt as the turn that the router reads."""
-    if isinstance(prompt, str):
-        return user_turns(prompt)
-    return user_turns(tokenizer.decode(prompt, skip_special_tokens=True))
+def prompt_turns(tokenizer: Any, prompt: str | list[int]) -> tuple[tuple[str, ...], int | None]:
+    """One prompt as the turns that the router reads: those of the user where it is the model's own chat
+    template filled in, else all of it. Also from how many leading tokens they are, None = from all."""
+    text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
+    if (found := conversation(tokenizer, text)) is not None and found.turns:
+        answered = bool(text[found.end :])
+        return found.turns, len(tokenizer.encode(text[: found.end])) if answered else None
+    plain = text if isinstance(prompt, str) else tokenizer.decode(prompt, skip_special_tokens=True)
+    return user_turns(plain), None
 
 
 def chat_turns(messages: Sequence[Message]) -> tuple[str, ...]:

@@ -181,9 +181,9 @@ def test_a_prompt_that_takes_long_to_tokenise_holds_nobody_up(path: str, body: A
             assert answered.wait(10)
             return [1]
 
-        def apply_chat_template(self, *_: Any, **__: Any) -> list[int]:
+        def apply_chat_template(self, *_: Any, tokenize: bool = True, **__: Any) -> list[int] | str:
             assert answered.wait(10)
-            return [1]
+            return [1] if tokenize else "a"
 
     engine.tokenizer = Slow()
     app = create_app(engine)

@@ -94,8 +94,10 @@ def tasks(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(address: str, zoo: Zoo, tasks: Path, task: str, model: str, **more: Any) -> list[Any]:
-    """lm_eval's own record of each question, in their order."""
+def run(
+    address: str, zoo: Zoo, tasks: Path, task: str, model: str, chat: bool = False, **more: Any
+) -> list[Any]:
+    """lm_eval's own record of each question, in their order. chat: it fills in the chat template."""
     found = lm_eval.simple_evaluate(
         model="local-completions",
         model_args={
@@ -111,6 +113,7 @@ def run(address: str, zoo: Zoo, tasks: Path, task: str, model: str, **more: Any)
         tasks=[task],
         task_manager=lm_eval.tasks.TaskManager(include_path=str(tasks), include_defaults=False),
         bootstrap_iters=0,
+        apply_chat_template=chat,
     )
     return sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
 
@@ -173,3 +176,21 @@ def test_generated_answers_are_those_of_the_dense_models(address, zoo_with_route
             for stop in "\n<>|~":
                 text = text.split(stop)[0]
             assert sample["resps"] == [[text]], sample["doc"]
+
+
+def test_likelihoods_of_the_dynamic_model_are_those_of_the_routed_chat(address, zoo_with_router, tasks):
+    """With the chat template filled in, the router reads the question and none of the choices."""
+    routes = httpx.post(f"{address}/route", json={"input": QUESTIONS}).json()["data"]
+    samples = run(address, zoo_with_router, tasks, "choose", "tiny", chat=True, batch_size=2)
+    for sample, route in zip(samples, routes, strict=True):
+        reference = zoo_with_router.reference(route["mixture"])
+        messages = [{"role": "user", "content": sample["doc"]["question"]}]
+        prompt = TOKENIZER.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        for choice, ((found, _),) in zip(CHOICES, sample["resps"], strict=True):
+            ids = TOKENIZER.encode(prompt + choice)
+            with torch.no_grad():
+                every = reference(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+            # lm_eval counts the white space at the template's end to the choice.
+            own = list(zip(every, ids[1:], strict=True))[len(prompt.rstrip()) - 1 :]
+            total = sum(float(row[token]) for row, token in own)
+            assert float(found) == pytest.approx(total, abs=len(own) * NEAR)
