@@ -63,7 +63,7 @@ def compare(
     """
     bundle = Bundle.open(path)
     tasks = bundle.tasks
-    checkpoint = _verified_base(bundle)
+    checkpoint = verified_base(bundle)
     base = checkpoint.folder
     named = references or {}
     folders = {task: _verified_finetune(bundle, checkpoint, task, named.get(task)) for task in tasks}
@@ -156,7 +156,8 @@ def _storage(bundle: Bundle) -> dict[str, float]:
     return {"base": one, "static": one, "dynamic": dynamic, "own": own, **experts}
 
 
-def _verified_base(bundle: Bundle) -> Checkpoint:
+def verified_base(bundle: Bundle) -> Checkpoint:
+    """The pretrained base that a bundle was built from. Raises InputError where it is not at hand."""
     facts = bundle.manifest.base
     base = Checkpoint.open(resolve(facts.source))
     if base.sha256() != facts.sha256:
