@@ -47,7 +47,7 @@ CUTS = (8, 16, MAX_TOKENS)
 
 def main(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE…")],
-    limit: Annotated[int | None, typer.Option(help="Prompts a task.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Prompts a task.")] = None,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
     result: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULT,
     answers: Annotated[Path, typer.Option(help="Where answers are kept.")] = ANSWERS,
@@ -153,6 +153,7 @@ def figures(
         "fell back, %": 100 * float(fell_back.mean()),
         "misrouted to": dict(Counter(experts).most_common()),
         "mean tokens": {arm: float(np.mean([len(k.tokens) for k in kept])) for arm, kept in answered.items()},
+        "by chance": {arm: 100 * _by_chance(tasks, questions, kept) for arm, kept in answered.items()},
         "tasks": {
             task: {
                 "prompts": int((tasks == task).sum()),
@@ -170,6 +171,15 @@ def figures(
             str(cut): {arm: 100 * float(values.mean()) for arm, values in hits(cut).items()} for cut in CUTS
         },
     }
+
+
+def _by_chance(tasks: np.ndarray, questions: Sequence[Question], kept: Sequence[Kept]) -> float:
+    """Share of answers that are right for another question of their task: what saying much gains."""
+    shares = []
+    for number, (task, answer) in enumerate(zip(tasks, kept, strict=True)):
+        others = [other for other in np.flatnonzero(tasks == task).tolist() if other != number]
+        shares.append(np.mean([is_right(questions[other], answer.text) for other in others]))
+    return float(np.mean(shares))
 
 
 def _compared(right: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -203,6 +213,11 @@ def show(name: str, facts: Mapping[str, Any], console: Console) -> None:
         console.print(
             f"{arm} − base: {difference:+.1f} points, {interval}, n = {row['prompts']}", soft_wrap=True
         )
+    for cut, found in row["cut at"].items():
+        values = ", ".join(f"{arm} {found[arm]:.1f}" for arm in ARMS[:3])
+        console.print(f"right within {cut} tokens: {values}", soft_wrap=True)
+    chance = ", ".join(f"{arm} {value:.1f}" for arm, value in row["by chance"].items())
+    console.print(f"right for another question of the task: {chance}", soft_wrap=True)
     misrouted = ", ".join(f"{task} {count}" for task, count in row["misrouted to"].items())
     console.print(f"misrouted to: {misrouted or 'no expert'}", soft_wrap=True)
 

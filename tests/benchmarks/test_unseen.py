@@ -62,6 +62,8 @@ def test_figures_tell_arms_tasks_and_routes_apart():
     assert found["fell back"]["prompts"] == found["misrouted"]["prompts"] == 2
     assert (found["fell back"]["base"], found["fell back"]["dynamic"]) == (100, 0)
     assert (found["misrouted"]["base"], found["misrouted"]["dynamic"]) == (50, 50)
+    # Only its answer to Fire would be right for another question of the task, Ice.
+    assert found["by chance"]["base"] == 25 and found["by chance"]["static"] == 0
     difference, low, high = found["all"]["dynamic - base"]
     assert difference == -50 and low <= -50 <= high
     assert found["fell back"]["fallback to base - base"] == [0, 0, 0]
