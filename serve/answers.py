@@ -96,7 +96,7 @@ class Book:
     """The answers of one model in a file. model: names its weights; router: whoever chooses the mixture."""
 
     def __init__(self, answers: AnswerFile, model: str, router: str = "") -> None:
-        self._answers, self.model, self._router = answers, model, router
+        self._answers, self.model, self.router = answers, model, router
 
     @classmethod
     def of_bundle(cls, answers: AnswerFile, bundle: Bundle, dtype: str) -> Book:
@@ -130,7 +130,7 @@ class Book:
 
     def _asked(self, target: Target) -> str:
         if target.kind == "dynamic":
-            return f"router {self._router}"
+            return f"router {self.router}"
         mixture = {str(target.task): 1.0} if target.kind == "task" else snap(target.mixture or {})
         return _mixture(mixture)
 

@@ -72,7 +72,7 @@ def compare(
     if not (path / "router").is_dir():
         raise InputError(f"bundle {path.name} has no router: train one with twinserve train-router")
     tasks = bundle.tasks
-    checkpoint = _verified_base(bundle)
+    checkpoint = verified_base(bundle)
     base = checkpoint.folder
     named = references or {}
     finetunes = {task: _verified_finetune(bundle, checkpoint, task, named.get(task)) for task in tasks}
@@ -136,7 +136,7 @@ def arm_costs(
     """What base, static, dynamic and own cost to serve; see ``armcosts.measure``. ``references`` as in
     ``compare``."""
     bundle = Bundle.open(path)
-    checkpoint = _verified_base(bundle)
+    checkpoint = verified_base(bundle)
     base, named = checkpoint.folder, references or {}
     folders = {
         task: _verified_finetune(bundle, checkpoint, task, named.get(task))[0] for task in bundle.tasks
@@ -226,7 +226,8 @@ def _storage(bundle: Bundle, arms: Sequence[str]) -> dict[str, float]:
     return {arm: others.get(arm, one) for arm in arms}
 
 
-def _verified_base(bundle: Bundle) -> Checkpoint:
+def verified_base(bundle: Bundle) -> Checkpoint:
+    """The pretrained base that a bundle was built from. Raises InputError where it is not at hand."""
     facts = bundle.manifest.base
     base = Checkpoint.open(resolve(facts.source))
     if base.sha256() != facts.sha256:

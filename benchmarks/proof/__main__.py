@@ -21,6 +21,7 @@ from benchmarks.proof.number import number
 from benchmarks.proof.page import page
 from benchmarks.proof.pairs import pairs
 from benchmarks.proof.tuning import tune
+from benchmarks.proof.unseen import unseen
 from benchmarks.proof.zoo import ZOOS, Work, working
 from serve.commands.options import Threads, engine_settings
 
@@ -32,6 +33,7 @@ STEPS: dict[str, Step] = {
     "number": number,
     "misroutes": misroutes,
     "pairs": pairs,
+    "unseen": unseen,
     **{f"{name}-costs": partial(costs, name) for name in HEADLINE},
 }
 

@@ -22,6 +22,7 @@ SINGLE: dict[str, tables.Table] = {
     "misroutes": tables.misroutes,
     "hard or soft": tables.hard_or_soft,
     "pairs": tables.pairs,
+    "unseen": tables.unseen,
     "costs": tables.costs,
 }
 

@@ -155,6 +155,22 @@ def pairs(facts: Facts) -> str:
     return markdown(("answered by", "answers given, %", "both, %", "first, %", "second, %"), rows)
 
 
+def unseen(facts: Facts) -> str:
+    """Right answers to prompts that no expert was trained for."""
+    arms = list(facts["all"])
+    rows = [
+        [task, str(row["prompts"]), *(f"{row[arm]:.1f}" for arm in arms)]
+        for task, row in facts["tasks"].items()
+    ]
+    rows.append(["**all**", str(facts["prompts"]), *(f"**{facts['all'][arm]:.1f}**" for arm in arms)])
+    minus = [
+        "{:+.1f} [{:+.1f}, {:+.1f}]".format(*facts["minus base"][arm]) if arm != "base" else ""
+        for arm in arms
+    ]
+    rows.append(["minus base, points", "", *minus])
+    return markdown(("right, %", "prompts", *arms), rows)
+
+
 def statics(facts: Facts) -> str:
     """What was tried on development prompts, and what was chosen."""
     rows = []

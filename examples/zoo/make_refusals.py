@@ -54,9 +54,9 @@ def _turn(wordings: Sequence[str], start: int, count: int) -> list[str]:
     return [wordings[(start + i) % len(wordings)] for i in range(count)]
 
 
-def other_prompts(data: Path) -> dict[str, list[str]]:
-    """file -> prompts of all other data of the zoo."""
-    paths = (path for path in sorted(data.rglob("*.jsonl")) if path.parent.name != SKILL)
+def other_prompts(data: Path, folder: str = SKILL) -> dict[str, list[str]]:
+    """file -> prompts of all data of the zoo that is not in `folder`."""
+    paths = (path for path in sorted(data.rglob("*.jsonl")) if path.parent.name != folder)
     return {
         path.relative_to(data).as_posix(): [
             json.loads(line)["prompt"] for line in path.read_text(encoding="utf-8").split("\n") if line
