@@ -25,6 +25,7 @@ from serve.adminsettings import Admin
 from serve.api.limits import Limits
 from serve.api.security import Security
 from serve.logs import LogSettings
+from serve.pagesettings import Page
 from serve.settings import PREFIX, EngineSettings
 from serve.tracing import TracingSettings
 
@@ -49,6 +50,7 @@ class ServerSettings(EngineSettings):
     """What the endpoint takes on before it refuses."""
     security: Security = Field(default_factory=Security)
     """Who may ask, and what browsers may do."""
+    page: Page = Field(default_factory=Page)
     log: LogSettings = Field(default_factory=LogSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     admin: Admin = Field(default_factory=Admin)

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from serve.api import chat, completions, errors, examples, health, models, scores
+from serve.api import chat, completions, errors, examples, health, models, page, scores
 from serve.api.access import AccessLog
 from serve.api.admission import Admission
 from serve.api.body import BodyLimit
@@ -37,7 +37,7 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     The app neither starts nor stops the engine: whoever made it owns it. It may be handed over
     before it is ready; until then answers are refused with 503. A ``Live`` engine's generations can be
     switched by the routes below /admin where settings enable them and there is an admin key. Raises
-    InputError for a broken keys file.
+    InputError for a broken keys file or a broken file of example prompts.
     """
     settings = settings or ServerSettings.model_construct()
     pages: dict[str, Any] = {} if settings.security.docs else {"docs_url": None, "redoc_url": None}
@@ -55,6 +55,8 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
 
         for part in (admin, adminexperts):
             app.include_router(part.routes)
+    if settings.page.enabled:
+        page.install(app, settings.page.prompts())
     examples.install(app)
     return app
 

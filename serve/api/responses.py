@@ -167,6 +167,16 @@ class ModelList(Sent):
     data: list[Model]
 
 
+class ExamplePrompt(Sent):
+    task: str
+    prompt: str
+
+
+class ExamplePrompts(Sent):
+    object: Literal["list"]
+    data: list[ExamplePrompt]
+
+
 class Status(Sent):
     status: str
 

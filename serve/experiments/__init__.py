@@ -1,0 +1,1 @@
+"""Experiments on the endpoint: arms, assignment, outcomes, statistics."""
