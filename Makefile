@@ -25,11 +25,11 @@ PYTEST_ARGS ?=
 
 # Two installs at once would break the venv.
 .NOTPARALLEL:
-.PHONY: help quickstart test soak lint clean
+.PHONY: help quickstart test deps-test soak lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 	@echo 'Variables: PYTHON=python3.12, TORCH=cpu|cuda, QUICKSTART_ARGS=--no-serve, PYTEST_ARGS="-k router"'
 
 quickstart: $(VENV)/.installed $(VENV)/.installed-model ## install, build the example bundle, serve it, ask it
@@ -37,6 +37,18 @@ quickstart: $(VENV)/.installed $(VENV)/.installed-model ## install, build the ex
 
 test: $(VENV)/.installed-dev ## install with the dev extra, run the whole test suite
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# Tests without them are skipped, so a machine without apt-get is no failure; an apt-get that fails is one.
+deps-test: ## install what is no Python package and some tests need: PostgreSQL and Chromium
+	@missing=; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing=postgresql; \
+	command -v chromium >/dev/null || missing="$${missing:+$$missing }chromium"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+	  echo "There is no apt-get here: install $$missing yourself, or the tests that need it are skipped."; exit 0; \
+	fi; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing
 
 soak: $(VENV)/.installed-dev $(VENV)/.installed-model ## the long forms: clients for ten minutes, swaps and kills under load, what HTTP costs
 	$(BIN)/python -m benchmarks.soak

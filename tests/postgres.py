@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +16,9 @@ MISSING = "there is no PostgreSQL here; make deps-test installs it"
 
 
 def programs() -> Path | None:
-    """The folder of initdb and pg_ctl; None where PostgreSQL is not installed."""
+    """The folder of initdb and pg_ctl; None where PostgreSQL, or for root its user, is not there."""
+    if os.geteuid() == 0 and "postgres" not in (user.pw_name for user in pwd.getpwall()):
+        return None
     found = shutil.which("initdb") or next(iter(sorted(glob(f"{FOLDERS}/initdb"), reverse=True)), None)
     return None if found is None else Path(found).parent
 
