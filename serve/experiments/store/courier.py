@@ -132,6 +132,7 @@ class Courier:
             return
         self._away = True
         if isinstance(error, StoreAwayError | InputError):
-            log.error("%s; records of experiments wait in %s", error, self._spool.folder)
+            why = error.why if isinstance(error, StoreAwayError) else error
+            log.error("%s; records of experiments wait in %s", why, self._spool.folder)
         else:
             log.exception("records of experiments wait in %s", self._spool.folder)

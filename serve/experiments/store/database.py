@@ -46,8 +46,8 @@ class Database:
 
     @property
     def name(self) -> str:
-        """For people; without the password."""
-        return self.url.render_as_string(hide_password=True)
+        """For people; without passwords, of which a query may have one, too."""
+        return self.url.set(drivername=self.url.get_backend_name(), query={}).render_as_string()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -143,7 +143,8 @@ def _postgresql(url: URL) -> Engine:
 
 def _said(error: Exception) -> str:
     cause = error.orig if isinstance(error, DBAPIError) else error
-    return " ".join(str(cause).split()).rstrip(".")
+    # What follows the first line are guesses for people who start servers by hand.
+    return next(iter(str(cause).splitlines()), type(cause).__name__).strip().rstrip(".")
 
 
 def is_about_the_data(error: sqlalchemy.exc.SQLAlchemyError) -> bool:

@@ -1,4 +1,4 @@
-"""Why the store cannot do now what it is asked; each message is one sentence for people."""
+"""Why the store cannot do now what it is asked; each message is one sentence, and fit for clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ class StoreFullError(StoreError):
 
 
 class StoreAwayError(StoreError):
-    """The database does not answer."""
+    """The database does not answer. why: which one, and what its driver said; for logs, not for clients."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("the database of experiments does not answer; try again later")
+        self.why = why
 
 
 class VersionTakenError(StoreError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,6 +21,7 @@ from serve.experiments.store.errors import StoreAwayError
 from serve.experiments.store.fingerprint import fingerprint, read_key
 from serve.experiments.store.lines import Record, storable
 from serve.experiments.store.pending import Pending
+from serve.experiments.store.remembered import Remembered
 from serve.experiments.store.settings import DEFAULT_RETENTION, DEFAULT_SPOOL
 from serve.experiments.store.spool import SEGMENT_BYTES, Spool
 from serve.experiments.store.writer import Writer
@@ -44,6 +46,7 @@ class Store:
         self.bound = bound
         self.database, self.spool = database, spool
         self._key = key
+        self._remembered = Remembered(spool.folder)
         self.pending = Pending(spool)
         self.writer = Writer(spool, self.pending, bound)
         self.courier = Courier(spool, self.pending, database, retention)
@@ -65,8 +68,8 @@ class Store:
             with database.reading():
                 pass
         except StoreAwayError as error:
-            if database.embedded and "locked" not in str(error):
-                raise InputError(f"{error}; experiments need a file that can be written to") from error
+            if database.embedded and "locked" not in error.why:
+                raise InputError(f"{error.why}; experiments need a file that can be written to") from error
         except SQLAlchemyError as error:
             said = " ".join(str(getattr(error, "orig", error)).split())
             raise InputError(f"the database {database.name} cannot hold experiments: {said}") from error
@@ -114,15 +117,25 @@ class Store:
             return reading.units(connection, experiment, version)
 
     def experiments(self) -> list[Change]:
-        """The last version of every experiment. Raises StoreAwayError."""
-        last: dict[str, Change] = {}
-        for change in self._all(None):
-            last[change.name] = change
-        return list(last.values())
+        """The last version of every experiment; while the database is away, as this folder's servers last saw
+        it. Raises StoreAwayError where they never did."""
+        # The pending ones first: what is delivered between the two looks is then seen twice, not never.
+        pending = self.pending.changes()
+        try:
+            with self.database.reading() as connection:
+                held = _last(reading.history(connection, None))
+        except StoreAwayError:
+            remembered = self._remembered.read()
+            if remembered is None:
+                raise
+            return _last(remembered, pending)
+        self._remembered.write(held)
+        return _last(held, pending)
 
     def history(self, experiment: str) -> list[Change]:
-        """All versions of an experiment, the first one first. Raises StoreAwayError."""
-        return self._all(experiment)
+        """All versions of an experiment that the database has, the first one first. Raises StoreAwayError."""
+        with self.database.reading() as connection:
+            return reading.history(connection, experiment)
 
     def save_experiment(self, change: Change) -> None:
         """Keep a version of an experiment; the same version again changes its state. Safe when it returns,
@@ -135,6 +148,7 @@ class Store:
         try:
             with self.database.writing() as connection:
                 keep(connection, change)
+            self.experiments()  # so that it is remembered, too
         except StoreAwayError:
             done: Future[None] = Future()
             self.writer.put(change, done)
@@ -163,15 +177,12 @@ class Store:
         self.spool.close()
         self.database.close()
 
-    def _all(self, experiment: str | None) -> list[Change]:
-        # The pending ones first: what is delivered between the two looks is then seen twice, not never.
-        pending = self.pending.changes()
-        with self.database.reading() as connection:
-            held = reading.history(connection, experiment)
-        found = {(change.name, change.version): change for change in held}
-        for change in pending:
-            if experiment in (None, change.name):
-                other = found.get((change.name, change.version), change)
-                if RANK[change.state] >= RANK[other.state]:
-                    found[change.name, change.version] = change
-        return [found[key] for key in sorted(found)]
+
+def _last(*changes: Iterable[Change]) -> list[Change]:
+    """Of each experiment the last version in its furthest state, by name."""
+    last: dict[str, Change] = {}
+    for change in chain(*changes):
+        other = last.get(change.name, change)
+        if (change.version, RANK[change.state]) >= (other.version, RANK[other.state]):
+            last[change.name] = change
+    return [last[name] for name in sorted(last)]

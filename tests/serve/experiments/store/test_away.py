@@ -103,6 +103,31 @@ def test_changes_made_meanwhile_are_known_at_once_and_kept(store: Store, away) -
     assert store.experiments() == [stopped]
 
 
+def test_a_server_that_starts_meanwhile_knows_the_experiments_as_they_last_stood(
+    store: Store, url: str, away, opened: Callable[..., Store]
+) -> None:
+    other = replace(CHANGE, name="tone", version=3)
+    for change in (CHANGE, other):
+        store.save_experiment(change)
+    stopped = replace(CHANGE, state="stopped", reason="a guardrail broke")
+    with away():
+        store.save_experiment(stopped)
+        store.close(seconds=0)
+        again = opened(url)
+        assert again.experiments() == [other, stopped]
+
+
+def test_a_server_that_never_saw_its_experiments_says_so(
+    cluster, postgresql: str, opened: Callable[..., Store]
+) -> None:
+    cluster.stop()
+    try:
+        with pytest.raises(StoreAwayError):
+            opened(postgresql).experiments()
+    finally:
+        cluster.start()
+
+
 def test_beyond_the_bound_responses_are_dropped_and_feedback_is_refused(
     url: str, opened: Callable[..., Store], away
 ) -> None:
@@ -133,9 +158,14 @@ def test_reading_a_database_that_has_gone_says_so(
     store = opened(postgresql)
     cluster.stop()
     try:
-        for ask in (store.experiments, lambda: store.find("cmpl-1"), lambda: list(store.served("weights"))):
-            with pytest.raises(StoreAwayError, match=r"the database postgresql.* does not answer: "):
+        for ask in (
+            lambda: store.history("weights"),
+            lambda: store.find("cmpl-1"),
+            lambda: list(store.served("weights")),
+        ):
+            with pytest.raises(StoreAwayError, match="experiments does not answer; try again later") as told:
                 ask()
+            assert "the database postgresql://twin@/postgres does not answer: " in told.value.why
     finally:
         cluster.start()
 

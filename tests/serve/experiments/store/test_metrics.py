@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import ValidationError
 
+from serve.experiments.store.database import Database
 from serve.experiments.store.metrics import StoreMetrics
 from serve.experiments.store.settings import ExperimentStore
 from serve.experiments.store.store import Store
@@ -53,6 +54,7 @@ def test_settings_name_a_file_in_the_state_folder_unless_there_is_a_url() -> Non
     with_password = ExperimentStore(url="postgresql://me:secret@host/name")
     assert with_password.location == "postgresql://me:secret@host/name"
     assert "secret" not in str(with_password)
+    assert Database(with_password.location + "?password=secret").name == "postgresql://me:***@host/name"
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,11 @@ def test_a_url_that_cannot_be_used_is_refused_in_a_sentence(url: str, told: str,
         Store.open(url, tmp_path / "spool")
 
 
+def test_a_file_that_cannot_be_opened_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unable to open database file; experiments need a file"):
+        Store.open(f"sqlite:///{tmp_path}", tmp_path / "spool")
+
+
 def test_a_file_that_is_no_database_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "experiments.db").write_bytes(b"something else" * 100)
     with pytest.raises(InputError, match=r"experiments.db cannot hold experiments: file is not a database"):
