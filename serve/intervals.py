@@ -16,7 +16,7 @@ Means = np.ndarray
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % bootstrap interval, in points or percent. NaN where it has no meaning."""
+    """A figure with its bootstrap interval. NaN where it has no meaning."""
 
     value: float
     low: float
@@ -24,7 +24,7 @@ class Interval:
 
 
 def paired_interval(a: Scores, b: Scores, seed: int = 0) -> Interval:
-    """``a`` minus ``b``, averaged over tasks, in points of 100."""
+    """``a`` minus ``b``, averaged over tasks, in points of 100, 95 %."""
     return bootstrap((a, b), lambda a, b: 100 * (a - b).mean(0), seed)
 
 
@@ -38,9 +38,11 @@ def recovered(arm: Scores, base: Scores, own: Scores, seed: int = 0) -> Interval
     return bootstrap((arm, base, own), lambda arm, base, own: 100 * _share(arm - base, own - base), seed)
 
 
-def bootstrap(arms: Sequence[Scores], statistic: Callable[..., np.ndarray], seed: int = 0) -> Interval:
+def bootstrap(
+    arms: Sequence[Scores], statistic: Callable[..., np.ndarray], seed: int = 0, alpha: float = 0.05
+) -> Interval:
     """``statistic`` of the arms' ``Means``, [n]: prompts are resampled within each task, the same ones for
-    all arms (Efron 1979, percentile method)."""
+    all arms (Efron 1979, percentile method). The interval holds ``1 - alpha`` of the resamples."""
     generator = np.random.default_rng(seed)
     drawn: list[list[np.ndarray]] = [[] for _ in arms]
     for task in arms[0].hits:
@@ -52,7 +54,7 @@ def bootstrap(arms: Sequence[Scores], statistic: Callable[..., np.ndarray], seed
     exact = statistic(*(np.array([[arm.mean(task)] for task in arm.hits]) for arm in arms))
     if np.isnan(exact).any():
         return Interval(np.nan, np.nan, np.nan)
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    low, high = np.nanpercentile(resampled, [50 * alpha, 100 - 50 * alpha])
     return Interval(float(exact[0]), float(low), float(high))
 
 
