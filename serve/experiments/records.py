@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+# In the order in which an experiment goes through them; it never goes back.
+State = Literal["scheduled", "running", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,23 @@ class Feedback:
     key: str
     moment: float
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One version of an experiment as it is kept: all that a server needs to go on with it after a restart.
+
+    version: from 1, one more with every change. definition: a ``spec.Experiment`` as JSON. changed: seconds
+    since 1970. reason: why it last changed, in somebody's words. began: when it first ran, None before that.
+    arms, traffic: allocations of buckets as JSON, lists of [label, buckets].
+    """
+
+    name: str
+    version: int
+    state: State
+    definition: str = field(repr=False)
+    changed: float
+    reason: str
+    began: float | None
+    arms: str = field(repr=False)
+    traffic: str = field(repr=False)
