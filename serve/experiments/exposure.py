@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Some 10 MB for one experiment.
+# At most 7 MB for one experiment.
 MOST_UNITS = 65_536
 # Of the chi-square test: below it the assignment is broken, or arms lose requests before they are counted.
 ALARM = 0.001
