@@ -129,6 +129,9 @@ def test_a_claim_takes_what_is_free_and_keeps_what_it_had():
         mine == "y" and theirs for mine, theirs in zip(second.labels, taken, strict=True)
     )
     assert claim("y", 7001, taken) is None
+    # Once x has gone its buckets are free, and y keeps its own all the same.
+    alone = claim("y", 8000, none, second)
+    assert all(new == "y" for old, new in zip(second.labels, alone.labels, strict=True) if old == "y")
     for count in (1000, 5000):
         again = claim("x", count, none, first)
         both = sum(old == new == "x" for old, new in zip(first.labels, again.labels, strict=True))

@@ -123,15 +123,16 @@ def test_a_later_experiment_takes_nothing_from_one_that_runs_even_if_the_clock_i
 @in_loop
 async def test_a_change_of_shares_is_a_new_version_in_which_only_those_move_that_must():
     board = Board()
-    await board.start(experiment(arms=arms(a=0.5, b=0.5)), "begin")
+    await board.start(experiment(arms=arms(a=0.4, b=0.3, c=0.3)), "begin")
     before = taken(board)
     board.expose(board.choose(asked()))
-    standing = await board.change("trial", experiment(arms=arms(a=0.3, b=0.7)), "more of b")
+    standing = await board.change("trial", experiment(arms=arms(a=0.2, b=0.3, c=0.5)), "more of c")
     after = taken(board)
-    assert (standing.version, standing.reason, standing.state) == (2, "more of b", "running")
-    assert {(before[u][1], after[u][1]) for u in USERS} == {("a", "a"), ("a", "b"), ("b", "b")}
+    assert (standing.version, standing.reason, standing.state) == (2, "more of c", "running")
+    moves = {(before[user][1], after[user][1]) for user in USERS}
+    assert moves == {("a", "a"), ("a", "c"), ("b", "b"), ("c", "c")}
     assert board.exposures["trial"].units == {}, "versions are counted apart"
-    back = await board.change("trial", experiment(arms=arms(a=0.5, b=0.5)), "back")
+    back = await board.change("trial", experiment(arms=arms(a=0.4, b=0.3, c=0.3)), "back")
     assert back.version == 3 and board.choose(asked()).version == 3
 
 
