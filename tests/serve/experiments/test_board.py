@@ -90,9 +90,12 @@ def test_experiments_that_never_run_together_may_share_units():
 
 @in_loop
 async def test_an_end_cannot_move_into_anothers_time():
-    board = Board(declared=[experiment("a", stop=at(10)), experiment("b", start=at(10))], clock=Clock())
+    # There is room beside b, but moving there would give a's units to nobody and bring it others.
+    few = {"share": 0.3}
+    both = [experiment("a", stop=at(10), eligible=few), experiment("b", start=at(10), eligible=few)]
+    board = Board(declared=both, clock=Clock())
     with pytest.raises(InputError, match="'a' would share units of layer 'weights' with 'b'"):
-        await board.change("a", experiment("a", stop=at(20)), "longer")
+        await board.change("a", experiment("a", stop=at(20), eligible=few), "longer")
     assert board.get("a").version == 1
 
 
