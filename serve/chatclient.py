@@ -62,14 +62,14 @@ class Conversation:
             with self._client.stream("POST", "chat/completions", json=body) as response:
                 if response.status_code != 200:
                     response.read()
-                    raise InputError(_reason(response))
+                    raise InputError(reason(response))
                 for chunk in _chunks(response):
                     for choice in chunk["choices"]:
                         text = choice["delta"].get("content") or ""
                         answer += text
                         yield Piece(text, choice.get("routing"))
         except httpx.HTTPError as error:
-            raise InputError(_gone(self._client, error)) from error
+            raise InputError(gone(self._client, error)) from error
         except GeneratorExit:
             self._keep(asked, answer)
             raise
@@ -82,10 +82,10 @@ class Conversation:
         try:
             response = self._client.get("models")
             if response.status_code != 200:
-                raise InputError(_reason(response))
+                raise InputError(reason(response))
             return [model["id"] for model in response.json()["data"]]
         except httpx.HTTPError as error:
-            raise InputError(_gone(self._client, error)) from error
+            raise InputError(gone(self._client, error)) from error
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self._client.base_url} is no OpenAI endpoint: it lists no models") from error
 
@@ -101,12 +101,14 @@ def _chunks(response: httpx.Response) -> Iterator[dict[str, Any]]:
         yield chunk
 
 
-def _reason(response: httpx.Response) -> str:
+def reason(response: httpx.Response) -> str:
+    """Why the endpoint refused, in its own words where it has some."""
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"{response.url} answers with status {response.status_code}"
 
 
-def _gone(client: httpx.Client, error: httpx.HTTPError) -> str:
+def gone(client: httpx.Client, error: Exception) -> str:
+    """What to tell of an endpoint that cannot be talked to."""
     return f"{client.base_url} cannot be reached ({error}); check the address, and that the server runs"

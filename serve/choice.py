@@ -70,17 +70,19 @@ class Chooser:
         """The snapped mixture that answers, and why."""
         target, generation = request.target, self.generation
         if target.kind == "static":
-            return Routing({}, "static", None, "static", generation)
+            return Routing({}, "static", None, target.label, generation)
         if target.kind == "task":
-            return Routing({str(target.task): 1.0}, "model", None, str(target.task), generation)
-        wanted = route.mixture if route is not None else target.mixture or {}
-        mixture = snap(wanted)
+            return Routing({str(target.task): 1.0}, "model", None, target.label, generation)
         if route is None:
-            return Routing(mixture, "request", None, "mixture", generation)
+            return Routing(snap(target.mixture or {}), "request", None, target.label, generation)
+        wanted = route.mixture
+        if target.policy is not None:
+            wanted = target.policy.mixture(route.probabilities, route.known)
+        mixture = snap(wanted)
         source: Literal["router", "router_on_scored_prompt"] = "router"
         if request.params.prompt_logprobs is not None and request.route_tokens is None:
             source = "router_on_scored_prompt"
-        return Routing(mixture, source, route.confidence, "dynamic", generation)
+        return Routing(mixture, source, route.confidence, target.label, generation)
 
     def _score(self, queries: Sequence[Query]) -> list[Route]:
         if not queries:

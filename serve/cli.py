@@ -20,6 +20,7 @@ from serve.commands import (
     chat,
     evaluate,
     evolve,
+    experiment,
     export,
     grow,
     inspect,
@@ -55,6 +56,7 @@ for command in (
 ):
     app.command(name=command.__name__.replace("_", "-").replace("evaluate", "eval"))(command)
 app.add_typer(keys.app, name="keys")
+app.add_typer(experiment.app, name="experiment")
 
 
 def main() -> None:

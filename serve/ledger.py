@@ -57,8 +57,7 @@ class Ledger:
 
 def arm(job: Job) -> str:
     """The arm that answers a request; before it is routed, the one that it asked for."""
-    target = job.request.target
-    return job.routing.arm if job.routing is not None else target.task or target.kind
+    return job.routing.arm if job.routing is not None else job.request.target.label
 
 
 def experts(jobs: Iterable[Job]) -> list[str]:

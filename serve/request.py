@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from compress.compose import BASE
 from serve.times import Times
+
+if TYPE_CHECKING:
+    from router.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,22 @@ class Target:
 
     dynamic: the router's mixture. static: the merged model. task: one expert, named by ``task``.
     mixture: the weights in ``mixture`` (task -> weight; empty = the shared base).
+
+    policy: of a dynamic target, instead of the router's own. It decides by the conversation's last turn
+    alone, also where the router's own would stick to an earlier choice. arm: the experiment's arm that this
+    is, None outside experiments.
     """
 
     kind: Literal["dynamic", "static", "task", "mixture"]
     task: str | None = None
     mixture: Mapping[str, float] | None = None
+    policy: Policy | None = None
+    arm: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What logs and metrics call it: the experiment's arm, the task's name, or the kind."""
+        return self.arm or self.task or self.kind
 
 
 @dataclass(frozen=True)

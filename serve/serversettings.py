@@ -24,13 +24,14 @@ from compress.yamlfile import read_mapping
 from serve.adminsettings import Admin
 from serve.api.limits import Limits
 from serve.api.security import Security
+from serve.experimentsettings import Experiments
 from serve.logs import LogSettings
 from serve.pagesettings import Page
 from serve.settings import PREFIX, EngineSettings
 from serve.tracing import TracingSettings
 
-# What twinserve chat sends to an endpoint; that one's own is security.api_key.
-OTHER_VARIABLES = {"API_KEY"}
+# What twinserve chat and experiment send to an endpoint; its own are security.api_key and admin_key.
+OTHER_VARIABLES = {"API_KEY", "ADMIN_KEY"}
 
 
 class ServerSettings(EngineSettings):
@@ -54,6 +55,7 @@ class ServerSettings(EngineSettings):
     log: LogSettings = Field(default_factory=LogSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     admin: Admin = Field(default_factory=Admin)
+    experiments: Experiments = Field(default_factory=Experiments)
 
 
 class OptionError(InputError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,10 +18,10 @@ TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 class AccessLog:
     """ASGI middleware, outside of all that may answer. It puts an Exchange into the request's state as
-    ``exchange``. trace: also told of each request."""
+    ``exchange``. listeners: also told of each request."""
 
-    def __init__(self, app: ASGIApp, trace: Callable[[Exchange], None] | None = None) -> None:
-        self.app, self.trace = app, trace
+    def __init__(self, app: ASGIApp, listeners: Iterable[Callable[[Exchange], None]] = ()) -> None:
+        self.app, self.listeners = app, tuple(listeners)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,8 +50,8 @@ class AccessLog:
             exchange.ended = time.monotonic()
             exchange.request_id = state.get("request_id")
             _write(exchange)
-            if self.trace is not None:
-                self.trace(exchange)
+            for listener in self.listeners:
+                listener(exchange)
 
 
 def _exchange(scope: Scope) -> Exchange:
@@ -71,6 +71,7 @@ def _write(exchange: Exchange) -> None:
         "seconds": round((exchange.ended or exchange.began) - exchange.began, 4),
         "model": exchange.model,
         "arm": exchange.routing.arm if exchange.routing else None,
+        "experiment": exchange.trial.label if exchange.trial else None,
         "prompt_tokens": exchange.prompt_tokens,
         "completion_tokens": exchange.completion_tokens,
         "disconnected": exchange.left,

@@ -9,7 +9,19 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from serve.api import chat, completions, errors, examples, health, models, page, scores
+from serve.api import (
+    adminexperiments,
+    chat,
+    completions,
+    errors,
+    examples,
+    experiments,
+    feedback,
+    health,
+    models,
+    page,
+    scores,
+)
 from serve.api.access import AccessLog
 from serve.api.admission import Admission
 from serve.api.body import BodyLimit
@@ -21,6 +33,11 @@ from serve.api.headers import RequestIds
 from serve.api.rates import Rates
 from serve.api.responses import ErrorBody
 from serve.api.surface import EngineSurface
+from serve.api.trials import Trials
+from serve.experiments.board import Board
+from serve.experiments.definitions import read_experiments
+from serve.experiments.keeping import Storage
+from serve.experiments.memory import Memory
 from serve.live import Live
 from serve.serversettings import ServerSettings
 
@@ -31,13 +48,16 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(engine: EngineSurface, settings: ServerSettings | None = None) -> FastAPI:
-    """An ASGI app that serves ``engine`` in OpenAI's wire format. settings: None is all defaults.
+def create_app(
+    engine: EngineSurface, settings: ServerSettings | None = None, storage: Storage | None = None
+) -> FastAPI:
+    """An ASGI app that serves ``engine`` in OpenAI's wire format. settings: None is all defaults. storage: of
+    experiments and what comes of them; None keeps them in memory.
 
     The app neither starts nor stops the engine: whoever made it owns it. It may be handed over
     before it is ready; until then answers are refused with 503. A ``Live`` engine's generations can be
     switched by the routes below /admin where settings enable them and there is an admin key. Raises
-    InputError for a broken keys file or a broken file of example prompts.
+    InputError for a broken file of keys, of example prompts or of experiments.
     """
     settings = settings or ServerSettings.model_construct()
     pages: dict[str, Any] = {} if settings.security.docs else {"docs_url": None, "redoc_url": None}
@@ -45,9 +65,10 @@ def create_app(engine: EngineSurface, settings: ServerSettings | None = None) ->
     app.state.engine = engine
     app.state.settings = settings
     app.state.started = int(time.time())
+    app.state.trials = _trials(settings, storage)
     _guard(app, settings)
     errors.install(app)
-    for part in (completions, chat, scores, models, health):
+    for part in (completions, chat, scores, models, feedback, experiments, adminexperiments, health):
         app.include_router(part.routes)
     if settings.admin.enabled and isinstance(engine, Live):
         # What changes bundles is imported only where it may be asked to.
@@ -78,7 +99,8 @@ def _guard(app: FastAPI, settings: ServerSettings) -> None:
         patience=limits.stalled_reader,
     )
     app.add_middleware(RequestIds)
-    app.add_middleware(AccessLog, trace=_tracing(settings))
+    tracing = _tracing(settings)
+    app.add_middleware(AccessLog, listeners=[app.state.trials.ended, *([] if tracing is None else [tracing])])
     app.add_middleware(Hardening)
     if security.cors_origins:
         app.add_middleware(
@@ -88,6 +110,12 @@ def _guard(app: FastAPI, settings: ServerSettings) -> None:
             allow_headers=["*"],
             expose_headers=["*"],
         )
+
+
+def _trials(settings: ServerSettings, storage: Storage | None) -> Trials:
+    kept = Memory() if storage is None else storage
+    file = settings.experiments.file
+    return Trials(Board(kept, [] if file is None else read_experiments(file)), kept)
 
 
 def _tracing(settings: ServerSettings) -> Callable[[Exchange], None] | None:

@@ -28,6 +28,7 @@ from serve.api.responses import (
 from serve.api.schemas import ChatRequest
 from serve.api.streaming import STREAMED
 from serve.api.surface import ReadyEngine
+from serve.api.trials import enter
 from serve.request import Event, GenerationRequest
 
 routes = APIRouter()
@@ -37,6 +38,7 @@ routes = APIRouter()
 async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Response:
     """Answer a conversation; by default until the model ends or the context is full."""
     target = resolve(engine, body.model, body.mixture)
+    answering = enter(http, engine, body, target)
     check_stream_options(body)
     timeout = request_timeout(http)
     http.state.ticket.enter(body.choices)
@@ -47,7 +49,7 @@ async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Respons
         params = sampling_params(engine, body, len(ids), None, "messages")
         turns = chat_turns(body.messages)
         check_routable(target, turns, "messages")
-        return GenerationRequest(ids, params, target, turns, timeout).choices(body.choices)
+        return GenerationRequest(ids, params, answering, turns, timeout).choices(body.choices)
 
     form = ChatForm(Stamp(body.model, "chatcmpl"), engine.tokenizer)
     asked = await until_disconnect(http.receive, aside(requests))

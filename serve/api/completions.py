@@ -22,6 +22,7 @@ from serve.api.responses import Completion, CompletionChoice, CompletionLogprobs
 from serve.api.schemas import CompletionRequest
 from serve.api.streaming import STREAMED
 from serve.api.surface import ReadyEngine
+from serve.api.trials import enter
 from serve.request import Event, GenerationRequest, TokenLogprob
 
 # OpenAI's default for this route, and what its clients count on.
@@ -35,6 +36,7 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
     """Continue one prompt or several, each ``n`` times; all are answered at once, as choices by index:
     those of the first prompt, then those of the next."""
     target = resolve(engine, body.model, body.mixture)
+    answering = enter(http, engine, body, target)
     check_stream_options(body)
     timeout = request_timeout(http)
     http.state.ticket.enter(len(body.prompt) * body.choices)
@@ -51,8 +53,8 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
             params = sampling_params(engine, body, len(ids), DEFAULT_MAX_TOKENS, "prompt")
             turns, read = prompt_turns(engine.tokenizer, prompt if readable is None else ids[:readable])
             check_routable(target, turns, "prompt")
-            read = readable if read is None else read
-            request = GenerationRequest(ids, params, target, turns, timeout, read, joined=bool(body.echo))
+            read, joined = readable if read is None else read, bool(body.echo)
+            request = GenerationRequest(ids, params, answering, turns, timeout, read, joined)
             made += request.choices(body.choices)
             if body.echo:
                 echo = Echo.of(engine.tokenizer, prompt, ids, params.prompt_logprobs is not None)

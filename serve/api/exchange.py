@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from serve.request import Event, GenerationRequest, Routing
 from serve.times import Times
+
+if TYPE_CHECKING:
+    from serve.api.trials import Trial
 
 
 @dataclass
@@ -16,7 +20,8 @@ class Exchange:
 
     path: percent-encoded, without query. trace: the headers ``traceparent`` and ``tracestate``. began, ended:
     seconds of time.monotonic; ``wall`` turns such into unix time. status: 0 = nothing was sent. left: the
-    client hung up before the end. answers: the engine's times for each choice.
+    client hung up before the end. answers: the engine's times for each choice. routing: of the first event;
+    finished: of each choice that has ended. trial: the experiment that it takes part in.
 
     model, prompt_tokens, routing and answers stay empty for requests that ask for no answer, or are refused.
     """
@@ -34,7 +39,9 @@ class Exchange:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     routing: Routing | None = None
+    finished: list[Routing] = field(default_factory=list)
     finish_reasons: list[str] = field(default_factory=list)
+    trial: Trial | None = None
     answers: list[Times] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,3 +65,4 @@ class Exchange:
         self.routing = self.routing or event.routing
         if event.finish_reason:
             self.finish_reasons.append(event.finish_reason)
+            self.finished.append(event.routing)

@@ -19,14 +19,17 @@ from serve.keysfile import Role
 
 log = logging.getLogger(__name__)
 
+ADMIN = ("/admin/", "/v1/admin/")
+
 
 class StalledReader(Exception):
     """The client keeps its connection and reads nothing from it."""
 
 
 class Gate:
-    """ASGI middleware: asks for a key below /v1 and /admin, counts the caller's requests, and gives the
-    request a ``ticket``, whose answers are free again when the response has ended, whatever ended it.
+    """ASGI middleware: asks for a key below /v1, for an admin key below ADMIN, counts the caller's requests,
+    and gives the request a ``ticket``, whose answers are free again when the response has ended, whatever
+    ended it.
 
     patience: seconds that a piece of a response may wait for the client to take it; then the client is given
     up, and the server closes its connection. Works before a body is read. Raises ApiError 401, 404 and 429.
@@ -50,9 +53,10 @@ class Gate:
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         if scope["type"] == "http" and path == "/metrics" and self.metrics_key:
             self._caller(scope)
-        if scope["type"] == "http" and path.startswith("/admin/"):
+        administers = path.startswith(ADMIN)
+        if scope["type"] == "http" and administers:
             self._administrator(scope, path)
-        if scope["type"] != "http" or not path.startswith("/v1/"):
+        if scope["type"] != "http" or administers or not path.startswith("/v1/"):
             await self.app(scope, receive, send)
             return
         caller = self._caller(scope)

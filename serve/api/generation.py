@@ -20,6 +20,7 @@ from serve.api.schemas import Generation
 from serve.api.streaming import ChunkForm, EventStream, sse
 from serve.api.surface import EngineSurface
 from serve.api.tally import Tally
+from serve.api.trials import begin
 from serve.request import GenerationRequest, Routing
 
 
@@ -39,6 +40,8 @@ class Stamp:
 
 class Form(ChunkForm, Protocol):
     """How one route writes answers."""
+
+    stamp: Stamp
 
     def whole(self, answers: Sequence[Answer], usage: Usage) -> Sent:
         """The body of a response that is not streamed."""
@@ -66,12 +69,13 @@ async def respond(
         engine.check(request)
     exchange = http.state.exchange
     requests = exchange.asks(body.model, requests, prompt_tokens)
+    begin(http, form.stamp.id, prompts)
     tally = Tally(prompt_tokens, body.choices)
     if not body.stream:
         answers = await until_disconnect(http.receive, collect(engine, requests, exchange.hears))
         for index, answer in enumerate(answers):
             tally.add(index, answer.tokens, answer.cached)
-        headers = _headers(prompts, answers[0].end.routing)
+        headers = _headers(http, prompts, answers[0].end.routing)
         return form.whole(answers, tally.usage).response(headers)
 
     events = merged(engine, requests, exchange.hears)
@@ -90,7 +94,7 @@ async def respond(
         include_usage=options is not None and bool(options.include_usage),
         request_id=http.state.request_id,
     )
-    return EventStream(lines, events, _headers(prompts, opening[1].routing))
+    return EventStream(lines, events, _headers(http, prompts, opening[1].routing))
 
 
 def _check_prompt_tokens(http: Request, tokens: int) -> None:
@@ -105,6 +109,8 @@ def _check_prompt_tokens(http: Request, tokens: int) -> None:
         )
 
 
-def _headers(prompts: Sequence[GenerationRequest], routing: Routing) -> dict[str, str]:
-    # Several prompts have several routings: those are in the choices only.
-    return routing_headers(routing) if len(prompts) == 1 else {}
+def _headers(http: Request, prompts: Sequence[GenerationRequest], routing: Routing) -> dict[str, str]:
+    # Several prompts have several routings: those are in the choices only. Their arm is one.
+    routed = routing_headers(routing) if len(prompts) == 1 else {}
+    trial = http.state.exchange.trial
+    return routed if trial is None else {**routed, **trial.headers}

@@ -29,6 +29,8 @@ async def ready(engine: ReadyEngine) -> Status:
 
 @routes.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request, engine: WholeEngine) -> Response:
-    """What the engine has done and the gate refused, in Prometheus' text format."""
-    text = generate_latest(engine.metrics) + generate_latest(request.app.state.gate_metrics)
+    """What the engine has done, the gate refused and experiments count, in Prometheus' text format."""
+    state = request.app.state
+    told = (engine.metrics, state.gate_metrics, state.trials.metrics.registry)
+    text = b"".join(generate_latest(each) for each in told)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -103,7 +103,8 @@ class Generation(Body):
 
     mixture: extension; task -> weight, overrides the router ({} = the shared base alone). top_k,
     min_p, repetition_penalty: extensions, as vLLM has them. logit_bias: token id, a string in JSON ->
-    added to the token's logit. response_format: also of completions, as vLLM has it.
+    added to the token's logit. response_format: also of completions, as vLLM has it. user,
+    safety_identifier: whose request it is, for experiments; the first of them counts.
     """
 
     model: str
@@ -127,6 +128,8 @@ class Generation(Body):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     mixture: Mixture = None
+    user: Text | None = None
+    safety_identifier: Text | None = None
 
     @property
     def choices(self) -> int:

@@ -98,6 +98,8 @@ def _attributes(exchange: Exchange) -> Iterator[tuple[str, AttributeValue]]:
         yield "gen_ai.response.finish_reasons", exchange.finish_reasons
         if (operation := OPERATIONS.get(exchange.path)) is not None:
             yield "gen_ai.operation.name", operation
+    if exchange.trial is not None:
+        yield "twinserve.experiment", exchange.trial.label
     if (routing := exchange.routing) is not None:
         yield "twinserve.arm", routing.arm
         yield "twinserve.mixture", json.dumps(routing.mixture, sort_keys=True)

@@ -48,11 +48,9 @@ INSTEAD: Mapping[str, str] = {
 }
 HARMLESS = frozenset(
     {
-        "user",
         "metadata",
         "store",
         "service_tier",
-        "safety_identifier",
         "prompt_cache_key",
         "prompt_cache_options",
         "prompt_cache_retention",

@@ -14,6 +14,10 @@ Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; d
 Slots = Annotated[int | None, typer.Option(min=1, help="Requests that decode together.")]
 MaxModelLen = Annotated[int | None, typer.Option(min=2, help="Prompt and answer tokens together.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of one forward pass.")]
+Url = Annotated[str, typer.Option(help="The running endpoint, as http://127.0.0.1:8000.")]
+AdminKey = Annotated[
+    str | None, typer.Option(envvar="TWINSERVE_ADMIN_KEY", help="One of the endpoint's admin keys.")
+]
 
 
 def engine_settings(**options: Any) -> EngineSettings:

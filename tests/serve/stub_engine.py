@@ -121,11 +121,11 @@ class StubEngine:
     def _routing(self, request: GenerationRequest) -> Routing:
         target = request.target
         if target.kind == "dynamic":
-            return Routing({"sorting": 1.0}, "router", 0.75, "dynamic", self.generation)
+            return Routing({"sorting": 1.0}, "router", 0.75, target.label, self.generation)
         if target.kind == "static":
-            return Routing({}, "static", None, "static", self.generation)
+            return Routing({}, "static", None, target.label, self.generation)
         if target.kind == "task":
-            return Routing({str(target.task): 1.0}, "model", None, str(target.task), self.generation)
+            return Routing({str(target.task): 1.0}, "model", None, target.label, self.generation)
         return Routing(dict(target.mixture or {}), "request", None, "mixture", self.generation)
 
 

@@ -51,7 +51,7 @@ WRONG = ["", "Bearer", "Bearer ", "Bearer tws-ordinarY", "Bearer tws-ordinary2",
 
 @pytest.mark.parametrize("authorization", [None, *WRONG])
 def test_every_route_but_those_for_probes_needs_the_key(authorization: str | None) -> None:
-    guarded = settings(api_key=KEY, metrics_key=True)
+    guarded = settings(api_key=KEY, admin_key=ADMIN, metrics_key=True)
     headers = {} if authorization is None else {"authorization": authorization.encode("latin-1")}
     engine = StubEngine()
     open_paths = set()

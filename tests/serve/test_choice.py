@@ -12,6 +12,7 @@ from compress.compose import factor_weights, load_composed
 from router import Query, Route
 from router.features.embedding import EmbeddingFeatures
 from router.features.hidden import HiddenStateFeatures
+from router.policy import Policy
 from router.query import Turn
 from serve import choice
 from serve.choice import GRID, Chooser, snap
@@ -76,6 +77,19 @@ def test_equal_prompts_are_scored_once(chooser):
     assert (chooser.hits, chooser.misses) == (2, 3)
     request = GenerationRequest([1], SamplingParams(1), Target("dynamic"))
     assert chooser.routing(request, first[0]).mixture == {"t0": 21 / 64}, "what is served is returned"
+
+
+def test_a_policy_of_the_requests_own_replaces_the_routers(chooser):
+    (route,) = chooser.routes([query([1, 2])])
+
+    def mixture(**target):
+        return chooser.routing(GenerationRequest([1], SamplingParams(1), Target("dynamic", **target)), route)
+
+    found = mixture(policy=Policy(threshold=0.5, total=0.5), arm="half")
+    assert (found.mixture, found.source, found.arm) == ({"t0": 0.5}, "router", "half")
+    assert found.confidence == route.confidence, "what the router thought stays what it was"
+    assert mixture().mixture == {"t0": 21 / 64} and mixture().arm == "dynamic"
+    assert chooser.misses == 1, "an arm's policy costs no second look at the prompt"
 
 
 def test_other_turns_or_another_text_of_the_same_tokens_are_scored_anew(chooser):

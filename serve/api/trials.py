@@ -1,0 +1,166 @@
+"""Requests that take part in an experiment: from their arm to the record of what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fastapi import Request
+
+from serve.api.exchange import Exchange
+from serve.api.schemas import Generation
+from serve.api.surface import EngineSurface
+from serve.experiments.board import Asked, Board, Choice
+from serve.experiments.definitions import target as target_of
+from serve.experiments.keeping import Sink
+from serve.experiments.metrics import ExperimentMetrics
+from serve.experiments.records import Served
+from serve.request import GenerationRequest, Target
+
+SESSION = "x-session-id"
+
+Outcome = Literal["finished", "failed", "refused", "left"]
+
+
+@dataclass
+class Trial:
+    """One request's part in an experiment. generation: the one that answers. response, prompt: known once it
+    is being answered; prompt is the user's words, or their fingerprint where the experiment stores none."""
+
+    choice: Choice
+    generation: int
+    response: str | None = None
+    prompt: str | None = field(default=None, repr=False)
+
+    @property
+    def label(self) -> str:
+        """The experiment and its version, as headers and logs name it."""
+        return f"{self.choice.experiment.name}/{self.choice.version}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For clients that read headers only."""
+        return {"x-twinserve-arm": self.choice.arm.name, "x-twinserve-experiment": self.label}
+
+
+class Trials:
+    """An app's experiments. Used by its event loop alone."""
+
+    def __init__(self, board: Board, sink: Sink) -> None:
+        self.board, self.sink = board, sink
+        self.metrics = ExperimentMetrics(board)
+        # Feedback may come before the answer has ended, as by whoever stops a bad one.
+        self._under_way: dict[str, str] = {}
+        self._keeping: asyncio.Task[None] | None = None
+
+    def enter(self, asked: Asked) -> Trial | None:
+        """The request's part in an experiment, None where it has none."""
+        choice = self.board.choose(asked)
+        if self.board.stale and (self._keeping is None or self._keeping.done()):
+            self._keeping = asyncio.get_running_loop().create_task(self.board.agree())
+        return None if choice is None else Trial(choice, asked.generation)
+
+    def begin(self, trial: Trial, response: str, words: str) -> None:
+        """The engine has taken the request, which will be answered under the id ``response``."""
+        choice = trial.choice
+        trial.response = response
+        trial.prompt = words if choice.experiment.store_prompts else self.sink.fingerprint(words)
+        self._under_way[response] = choice.experiment.name
+        self.board.expose(choice)
+
+    def ended(self, exchange: Exchange) -> None:
+        """Write down what came of a request that took part; of others, nothing."""
+        trial = exchange.trial
+        if trial is None or trial.response is None:
+            return
+        outcome, choice = outcome_of(exchange), trial.choice
+        labels = (choice.experiment.name, choice.arm.name)
+        self.metrics.requests.labels(*labels, outcome).inc()
+        if outcome != "refused":
+            measured = metrics_of(exchange, outcome)
+            if "latency" in measured:
+                self.metrics.latency.labels(*labels).observe(measured["latency"])
+            self.sink.put(_served(exchange, trial, trial.response, measured))
+        del self._under_way[trial.response]
+
+    async def experiment_of(self, response: str) -> str | None:
+        """Name of the experiment that a response belongs to, None where it is not known."""
+        if (name := self._under_way.get(response)) is not None:
+            return name
+        found = await asyncio.to_thread(self.sink.find, response)
+        return None if found is None else found.experiment
+
+
+def enter(http: Request, engine: EngineSurface, body: Generation, target: Target) -> Target:
+    """The weights that answer: those of an experiment's arm, if the model's bare name was asked for and one
+    applies, else ``target``."""
+    if body.model != engine.name or body.mixture is not None:
+        return target
+    asked = Asked(
+        request=http.state.request_id,
+        user=body.user or body.safety_identifier,
+        session=http.headers.get(SESSION),
+        headers=http.headers,
+        tasks=engine.tasks,
+        generation=engine.generation,
+    )
+    trials: Trials = http.app.state.trials
+    trial = http.state.exchange.trial = trials.enter(asked)
+    return target if trial is None else target_of(trial.choice.arm)
+
+
+def begin(http: Request, response: str, prompts: Sequence[GenerationRequest]) -> None:
+    """The engine has taken the request's prompts; where it takes part in an experiment, that counts now."""
+    trial = http.state.exchange.trial
+    if trial is not None:
+        words = "\n\n".join(turn for request in prompts for turn in request.turns)
+        http.app.state.trials.begin(trial, response, words)
+
+
+def outcome_of(exchange: Exchange) -> Outcome:
+    """How an answered request ended. refused: the engine would not have it, whatever the arm. left: the
+    client went away, or took nothing any more."""
+    if exchange.finished and len(exchange.finished) == len(exchange.answers):
+        return "finished"
+    if exchange.left or (exchange.status and not exchange.complete):
+        return "left"
+    return "refused" if 400 <= exchange.status < 500 else "failed"
+
+
+def metrics_of(exchange: Exchange, outcome: Outcome) -> dict[str, float]:
+    """The automatic metrics, seconds and counts over all choices; what was not reached, or would be cut
+    short, is left out: of unfinished requests all but error, and first_token where it came."""
+    measured = {"error": float(outcome == "failed")}
+    firsts = [times.first for times in exchange.answers if times.first is not None]
+    if firsts and outcome != "failed":
+        measured["first_token"] = min(firsts) - exchange.began
+    if outcome != "finished":
+        return measured
+    lasts = [last for times in exchange.answers if (last := times.latest or times.ended) is not None]
+    if lasts:
+        measured["latency"] = max(lasts) - exchange.began
+    measured["completion_tokens"] = float(exchange.completion_tokens or 0)
+    # Where weights are named nobody could abstain.
+    routed = [routing for routing in exchange.finished if routing.confidence is not None]
+    if routed:
+        measured["abstention"] = sum(not routing.mixture for routing in routed) / len(routed)
+    return measured
+
+
+def _served(exchange: Exchange, trial: Trial, response: str, measured: dict[str, float]) -> Served:
+    choice, routing = trial.choice, exchange.routing
+    mixture = {} if routing is None else routing.mixture
+    return Served(
+        response=response,
+        experiment=choice.experiment.name,
+        version=choice.version,
+        arm=choice.arm.name,
+        unit=choice.unit,
+        task=max(mixture, key=mixture.__getitem__, default=None),
+        moment=exchange.wall(exchange.began),
+        metrics=measured,
+        prompt=trial.prompt,
+        generation=trial.generation,
+    )

@@ -1,0 +1,47 @@
+"""twinserve experiment check: a file of experiments, before anybody is asked to run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml")],
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="Also check that its experts answer every arm.")
+    ] = None,
+) -> None:
+    """Check a file of experiments, all of them as if they began on one endpoint, and show the arms.
+
+    Example: twinserve experiment check configs/experiment.yaml --bundle bundles/zoo
+    """
+    from compress.bundle import read_manifest
+    from compress.errors import InputError
+    from serve.experiments.board import Board
+    from serve.experiments.definitions import check as check_arms
+    from serve.experiments.definitions import read_experiments
+
+    experiments = read_experiments(file)
+    try:
+        Board(declared=experiments)
+        if bundle is not None:
+            tasks = read_manifest(bundle).tasks
+            for experiment in experiments:
+                check_arms(experiment, tasks)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    table = Table(title=str(file), title_justify="left")
+    for column in ("experiment", "unit", "layer", "traffic", "arm", "model", "share"):
+        table.add_column(column, justify="right" if column in ("traffic", "share") else "left")
+    for experiment in experiments:
+        shown = [experiment.name, experiment.unit, experiment.layer, f"{experiment.eligible.share:.2%}"]
+        for arm in experiment.arms:
+            model = arm.model if arm.policy is None else f"{arm.model}, own policy"
+            table.add_row(*shown, arm.name, model, f"{arm.share:.2%}")
+            shown = [""] * 4
+    Console().print(table)

@@ -1,0 +1,103 @@
+"""Experiments as people write them, in YAML or JSON, checked against what an endpoint can serve."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from compress.errors import InputError
+from compress.recipe import validation_sentence
+from compress.yamlfile import read_mapping
+from serve.experiments.assignment import BUCKETS
+from serve.experiments.spec import Arm, Experiment
+from serve.request import Target
+
+LIST = "experiments"
+
+
+def read_experiments(path: Path) -> list[Experiment]:
+    """The experiments in a YAML file: one, or a list of them under ``experiments``.
+
+    Raises InputError, one sentence that names file, experiment and key.
+    """
+    content = read_mapping(path, "file of experiments", [LIST, *Experiment.model_fields])
+    if LIST not in content:
+        return [parsed(content, f"{path}: ")]
+    others = sorted(set(map(str, content)) - {LIST})
+    if others:
+        raise InputError(
+            f"{path}: beside {LIST!r} there is {others[0]!r}; put it into one of the experiments"
+        )
+    entries = content[LIST]
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{path}: {LIST} must be a list of at least one experiment")
+    found = [parsed(entry, f"{path}: {LIST}[{index}]: ") for index, entry in enumerate(entries)]
+    names = [experiment.name for experiment in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{path}: experiment {name!r} is given twice")
+    return found
+
+
+def parsed(content: Any, where: str = "") -> Experiment:
+    """An experiment from plain data. where: goes before the sentence of an InputError."""
+    if not isinstance(content, Mapping):
+        raise InputError(
+            f"{where}an experiment is a mapping with the keys {', '.join(Experiment.model_fields)}"
+        )
+    try:
+        experiment = Experiment.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{where}{validation_sentence(error, Experiment)}") from error
+    try:
+        _check(experiment)
+    except InputError as error:
+        raise InputError(f"{where}{error}") from error
+    return experiment
+
+
+def unanswerable(experiment: Experiment, tasks: Collection[str], generation: int | None = None) -> str | None:
+    """Why an endpoint with these tasks cannot answer every arm, in a sentence; None if it can.
+
+    generation: the one that serves; None does not look at generations.
+    """
+    for arm in experiment.arms:
+        if arm.model not in ("dynamic", "static") and arm.model not in tasks:
+            known = ", ".join(["dynamic", "static", *tasks])
+            return f"arm {arm.name!r}: there is no model {arm.model!r} here; the models are {known}"
+        if generation is not None and arm.generation not in (None, generation):
+            return (
+                f"arm {arm.name!r} asks for generation {arm.generation}, and generation {generation} serves:"
+                " others are not kept loaded; leave the key out, or switch first"
+            )
+    return None
+
+
+def check(experiment: Experiment, tasks: Collection[str], generation: int | None = None) -> None:
+    """Raise InputError when ``unanswerable`` says why."""
+    if (why := unanswerable(experiment, tasks, generation)) is not None:
+        raise InputError(f"experiment {experiment.name!r}: {why}")
+
+
+def target(arm: Arm) -> Target:
+    """The weights that answer for an arm."""
+    if arm.model == "dynamic":
+        return Target("dynamic", policy=arm.policy, arm=arm.name)
+    if arm.model == "static":
+        return Target("static", arm=arm.name)
+    return Target("task", task=arm.model, arm=arm.name)
+
+
+def _check(experiment: Experiment) -> None:
+    """What the model's own validators leave open."""
+    least = 1 / BUCKETS
+    shares = {f"arm {arm.name!r}": arm.share for arm in experiment.arms}
+    for what, share in {**shares, "eligible": experiment.eligible.share}.items():
+        if 0 < share < least * (1 - 1e-9):
+            raise InputError(f"{what}: the share {share:g} is below {least:g}, the finest that is told apart")
+    for key in ("shadow", "canary"):
+        if getattr(experiment, key) is not None:
+            raise InputError(f"{key}: no server runs that yet; leave it out")

@@ -1,0 +1,56 @@
+"""Experiments and records in the process's memory: for an endpoint without a store, and gone with it."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from serve.experiments.records import Change, Feedback, Served
+
+# Responses whose feedback can still be matched; about a kilobyte each.
+MOST_REMEMBERED = 20_000
+
+
+class Memory:
+    """A Keeper and a Sink. most: responses that are remembered; the oldest go first, feedback with them."""
+
+    def __init__(self, most: int = MOST_REMEMBERED) -> None:
+        self.most = most
+        self._key = secrets.token_bytes(32)
+        self._experiments: dict[str, Change] = {}
+        self._served: OrderedDict[str, Served] = OrderedDict()
+        self._feedback: dict[str, dict[str, Feedback]] = {}
+
+    def experiments(self) -> list[Change]:
+        return list(self._experiments.values())
+
+    def save_experiment(self, change: Change) -> None:
+        self._experiments[change.name] = change
+
+    def put(self, record: Served) -> None:
+        self._served[record.response] = record
+        while len(self._served) > self.most:
+            forgotten, _ = self._served.popitem(last=False)
+            self._feedback.pop(forgotten, None)
+
+    async def put_durably(self, record: Feedback) -> None:
+        self._feedback.setdefault(record.response, {})[record.key] = record
+
+    def find(self, response_id: str) -> Served | None:
+        return self._served.get(response_id)
+
+    def fingerprint(self, prompt: str) -> str:
+        return hmac.digest(self._key, prompt.encode("utf-8", "surrogatepass"), "sha256").hex()
+
+    def served(self, experiment: str, version: int | None = None) -> Iterator[Served]:
+        """Responses of one experiment, of one version or of all, oldest first."""
+        for record in list(self._served.values()):
+            if record.experiment == experiment and version in (None, record.version):
+                yield record
+
+    def outcomes(self, experiment: str) -> Iterator[Feedback]:
+        """What was said of the experiment's responses."""
+        for record in self.served(experiment):
+            yield from list(self._feedback.get(record.response, {}).values())

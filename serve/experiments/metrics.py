@@ -1,0 +1,71 @@
+"""What experiments count, for Prometheus. Arms and experiments are named by whoever administers the endpoint,
+so there are as many series as they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serve.experiments.board import Board
+from serve.vllmmetrics import WHOLE_REQUEST
+
+
+class ExperimentMetrics:
+    """Written by the event loop alone."""
+
+    def __init__(self, board: Board) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "twinserve_experiment_requests",
+            "Requests that took part, by how they ended.",
+            ["experiment", "arm", "outcome"],
+            registry=self.registry,
+        )
+        self.latency = Histogram(
+            "twinserve_experiment_latency_seconds",
+            "From a request's arrival to its last token, of requests that finished.",
+            ["experiment", "arm"],
+            buckets=WHOLE_REQUEST,
+            registry=self.registry,
+        )
+        self.registry.register(_Standings(board))
+
+
+class _Standings(Collector):
+    """What the board knows of the experiments' units."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+
+    def collect(self) -> Iterator[Metric]:
+        ratio = GaugeMetricFamily(
+            "twinserve_experiment_srm",
+            "p-value of the sample ratio: units by arm against their shares. Below 0.001 something is wrong.",
+            labels=["experiment"],
+        )
+        units = GaugeMetricFamily(
+            "twinserve_experiment_units",
+            "Distinct units by arm, in this process and version of the experiment.",
+            labels=["experiment", "arm"],
+        )
+        for standing in self.board.all():
+            exposure = self.board.exposures[standing.name]
+            p_value = exposure.mismatch(standing.arms.sizes)
+            if p_value is not None:
+                ratio.add_metric([standing.name], p_value)
+            counted = exposure.units
+            for arm in standing.experiment.arms:
+                units.add_metric([standing.name, arm.name], counted.get(arm.name, 0))
+        yield ratio
+        yield units
+        passed = CounterMetricFamily(
+            "twinserve_experiment_passed",
+            "Requests that took no part in a running experiment, by reason.",
+            labels=["experiment", "reason"],
+        )
+        for key, count in sorted(self.board.passed.items()):
+            passed.add_metric(key, count)
+        yield passed

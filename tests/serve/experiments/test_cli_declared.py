@@ -1,0 +1,73 @@
+"""twinserve experiment: check, start, stop and list, against a real server without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from serve.api.security import Security
+from serve.serversettings import OTHER_VARIABLES, ServerSettings
+from tests.commands import run
+from tests.serve.experiments.made import ARMS, TimedEngine, declared
+from tests.serve.server import serving
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    settings = ServerSettings.model_construct(
+        security=Security(api_key=SecretStr("tws-user"), admin_key=SecretStr("tws-admin"))
+    )
+    with serving(TimedEngine(), settings) as address:
+        yield address.removesuffix("/v1")
+
+
+def write(folder: Path, *experiments: dict) -> Path:
+    file = folder / "experiments.yaml"
+    file.write_text(yaml.safe_dump({"experiments": list(experiments)}))
+    return file
+
+
+def test_check_shows_the_arms_and_refuses_what_cannot_run(tmp_path, zoo):
+    half = {"share": 0.25}
+    policy = [{**ARMS[0], "share": 0.125}, {**ARMS[1], "share": 0.875, "policy": {"top_k": 2}}]
+    file = write(tmp_path, declared("one", eligible=half), declared("two", arms=policy, layer="other"))
+    shown = run(tmp_path, "experiment", "check", file).stdout
+    for word in ("one", "two", "25.00%", "12.50%", "87.50%", "own policy", "other"):
+        assert word in shown
+    file = write(tmp_path, declared("one"), declared("two"))
+    refused = run(tmp_path, "experiment", "check", file, code=1).stderr
+    assert "experiments.yaml: experiment 'two' asks for 1 of layer 'weights'" in refused
+    bundle = zoo("adapter", "llama").bundle.path
+    for model, code in (("t0", 0), ("t9", 1)):
+        file = write(tmp_path, declared(arms=[{**ARMS[0], "model": model}, ARMS[1]]))
+        done = run(tmp_path, "experiment", "check", file, "--bundle", bundle, code=code)
+        assert ("there is no model 't9' here" in done.stderr) == bool(code)
+
+
+def test_an_experiment_is_begun_listed_and_ended(tmp_path, url, monkeypatch):
+    monkeypatch.setenv("TWINSERVE_ADMIN_KEY", "tws-admin")
+    monkeypatch.setenv("TWINSERVE_API_KEY", "tws-user")
+    file = write(tmp_path, declared("cli"))
+    assert run(tmp_path, "experiment", "start", file, "--url", url).stdout == "cli: running, version 1\n"
+    again = run(tmp_path, "experiment", "start", file, "--url", url, code=1).stderr
+    assert "'cli' is running; change it, or choose another name" in again
+    shown = run(tmp_path, "experiment", "list", "--url", url).stdout
+    assert "cli" in shown and "running" in shown and "50.00%" in shown
+    stopped = run(tmp_path, "experiment", "stop", "cli", "--url", f"{url}/v1", "--reason", "done").stdout
+    assert stopped == "cli: stopped, version 1\n"
+    assert "stopped" in run(tmp_path, "experiment", "list", "--url", url).stdout
+    assert "ADMIN_KEY" in OTHER_VARIABLES, "else a server beside it would not start"
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [(None, "Send an admin key"), ("http://127.0.0.1:9", "cannot be reached"), ("http://[", "")],
+)
+def test_what_goes_wrong_is_one_sentence(tmp_path, url, monkeypatch, address, sentence):
+    monkeypatch.delenv("TWINSERVE_ADMIN_KEY", raising=False)
+    refused = run(tmp_path, "experiment", "stop", "x", "--url", address or url, code=1).stderr
+    assert refused.startswith("error: ") and sentence in refused and "Traceback" not in refused
