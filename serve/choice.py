@@ -77,7 +77,11 @@ class Chooser:
             return Routing(snap(target.mixture or {}), "request", None, target.label, generation)
         wanted = route.mixture
         if target.policy is not None:
-            wanted = target.policy.mixture(route.probabilities, route.known)
+            assert self.router is not None
+            # What a policy says nothing of is as the bundle's own has it.
+            given = target.policy.model_dump(exclude_unset=True)
+            policy = self.router.settings.policy().model_copy(update=given)
+            wanted = policy.mixture(route.probabilities, route.known)
         mixture = snap(wanted)
         source: Literal["router", "router_on_scored_prompt"] = "router"
         if request.params.prompt_logprobs is not None and request.route_tokens is None:

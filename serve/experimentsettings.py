@@ -1,10 +1,12 @@
-"""Which experiments an endpoint begins with."""
+"""Which experiments an endpoint begins with, and where they are kept."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve.experiments.store.settings import ExperimentStore
 
 
 class Experiments(BaseModel):
@@ -15,3 +17,4 @@ class Experiments(BaseModel):
     file: Path | None = None
     """YAML with experiments to begin at the start, as `docs/experiments.md` has them; those that are kept
     from an earlier start stay as they stand."""
+    store: ExperimentStore = Field(default_factory=ExperimentStore)

@@ -20,6 +20,7 @@ from serve.api import (
     health,
     models,
     page,
+    reports,
     scores,
 )
 from serve.api.access import AccessLog
@@ -65,10 +66,11 @@ def create_app(
     app.state.engine = engine
     app.state.settings = settings
     app.state.started = int(time.time())
-    app.state.trials = _trials(settings, storage)
+    kept = Memory() if storage is None else storage
+    app.state.trials, app.state.reports = _trials(settings, kept), reports.Reports(kept)
     _guard(app, settings)
     errors.install(app)
-    for part in (completions, chat, scores, models, feedback, experiments, adminexperiments, health):
+    for part in (completions, chat, scores, models, feedback, experiments, reports, adminexperiments, health):
         app.include_router(part.routes)
     if settings.admin.enabled and isinstance(engine, Live):
         # What changes bundles is imported only where it may be asked to.
@@ -112,8 +114,7 @@ def _guard(app: FastAPI, settings: ServerSettings) -> None:
         )
 
 
-def _trials(settings: ServerSettings, storage: Storage | None) -> Trials:
-    kept = Memory() if storage is None else storage
+def _trials(settings: ServerSettings, kept: Storage) -> Trials:
     file = settings.experiments.file
     return Trials(Board(kept, [] if file is None else read_experiments(file)), kept)
 

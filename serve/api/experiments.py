@@ -72,13 +72,6 @@ async def list_experiments(request: Request) -> Response:
     return ExperimentList(object="list", data=data).response()
 
 
-@routes.get("/v1/experiments/{name}", response_model=ExperimentInfo)
-async def show_experiment(name: str, request: Request) -> Response:
-    """One experiment."""
-    board = the_board(request)
-    return info(board, standing_of(board, name)).response()
-
-
 def the_board(request: Request) -> Board:
     """The app's experiments."""
     trials: Trials = request.app.state.trials

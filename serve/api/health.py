@@ -31,6 +31,6 @@ async def ready(engine: ReadyEngine) -> Status:
 async def metrics(request: Request, engine: WholeEngine) -> Response:
     """What the engine has done, the gate refused and experiments count, in Prometheus' text format."""
     state = request.app.state
-    told = (engine.metrics, state.gate_metrics, state.trials.metrics.registry)
+    told = (engine.metrics, state.gate_metrics, *state.trials.registries)
     text = b"".join(generate_latest(each) for each in told)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -14,7 +14,7 @@ from serve.api.schemas import Generation
 from serve.api.surface import EngineSurface
 from serve.experiments.board import Asked, Board, Choice
 from serve.experiments.definitions import target as target_of
-from serve.experiments.keeping import Sink
+from serve.experiments.keeping import Storage
 from serve.experiments.metrics import ExperimentMetrics
 from serve.experiments.records import Served
 from serve.request import GenerationRequest, Target
@@ -48,9 +48,10 @@ class Trial:
 class Trials:
     """An app's experiments. Used by its event loop alone."""
 
-    def __init__(self, board: Board, sink: Sink) -> None:
+    def __init__(self, board: Board, sink: Storage) -> None:
         self.board, self.sink = board, sink
         self.metrics = ExperimentMetrics(board)
+        self.registries = [self.metrics.registry, sink.metrics]
         # Feedback may come before the answer has ended, as by whoever stops a bad one.
         self._under_way: dict[str, str] = {}
         self._keeping: asyncio.Task[None] | None = None
@@ -145,13 +146,13 @@ def metrics_of(exchange: Exchange, outcome: Outcome) -> dict[str, float]:
     # Where weights are named nobody could abstain.
     routed = [routing for routing in exchange.finished if routing.confidence is not None]
     if routed:
-        measured["abstention"] = sum(not routing.mixture for routing in routed) / len(routed)
+        measured["abstention"] = sum(not routing.experts for routing in routed) / len(routed)
     return measured
 
 
 def _served(exchange: Exchange, trial: Trial, response: str, measured: dict[str, float]) -> Served:
     choice, routing = trial.choice, exchange.routing
-    mixture = {} if routing is None else routing.mixture
+    mixture = {} if routing is None else routing.experts
     return Served(
         response=response,
         experiment=choice.experiment.name,

@@ -44,6 +44,7 @@ def serve(
 
     from compress.bundle import read_manifest
     from serve.api.app import create_app
+    from serve.experimentstorage import open_storage
     from serve.live import Live, working
     from serve.logs import configure
     from serve.opener import opener
@@ -66,7 +67,8 @@ def serve(
     read_manifest(bundle)  # before a port is opened for nothing
     model = settings.name or bundle.resolve().name
     live = Live(model, opener(settings, model))
-    app = create_app(live, settings)
+    storage = open_storage(settings)
+    app = create_app(live, settings, storage)
     if app.state.keys.open and not _only_here(settings.host):
         log.warning(
             "everybody who reaches %s may ask; set security.keys_file or security.api_key", settings.host
@@ -91,7 +93,11 @@ def serve(
         timeout_keep_alive=75,
     )
     server = Server(listening, live, bundle, settings.drain_timeout, loaded)
-    server.run()
+    try:
+        server.run()
+    finally:
+        if storage is not None:
+            storage.close()
     if server.failure is not None:
         raise server.failure
     if working():

@@ -101,7 +101,7 @@ class Board:
                 self.keeper.save_experiment(standing.kept())
                 self._put(standing)
         except StoreError as error:
-            log.error("%s; no experiment runs until it does", error)
+            log.error("%s; no experiment runs until it does", getattr(error, "why", error))
 
     def all(self) -> list[Standing]:
         """Every experiment as it stands now, in the order of their beginning; those to come are last."""

@@ -5,8 +5,10 @@ Both raise errors of ``serve.experiments.store.errors`` for what cannot be done 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
+
+from prometheus_client import CollectorRegistry
 
 from serve.experiments.records import Change, Feedback, Served
 
@@ -45,4 +47,20 @@ class Sink(Protocol):
 
 
 class Storage(Keeper, Sink, Protocol):
-    """Both."""
+    """Both, with records that can be read again."""
+
+    @property
+    def metrics(self) -> CollectorRegistry:
+        """Counters to scrape."""
+
+    def history(self, experiment: str) -> Sequence[Change]:
+        """All versions of an experiment, the first one first. May block, as the two below."""
+        ...
+
+    def served(self, experiment: str) -> Iterable[Served]:
+        """Its responses, the oldest first."""
+        ...
+
+    def outcomes(self, experiment: str) -> Iterable[Feedback]:
+        """What was said of them, the oldest first."""
+        ...

@@ -7,6 +7,8 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from prometheus_client import CollectorRegistry
+
 from serve.experiments.records import Change, Feedback, Served
 
 # Responses whose feedback can still be matched; about a kilobyte each.
@@ -14,20 +16,25 @@ MOST_REMEMBERED = 20_000
 
 
 class Memory:
-    """A Keeper and a Sink. most: responses that are remembered; the oldest go first, feedback with them."""
+    """A Storage. most: responses that are remembered; the oldest go first, feedback with them."""
 
     def __init__(self, most: int = MOST_REMEMBERED) -> None:
         self.most = most
         self._key = secrets.token_bytes(32)
-        self._experiments: dict[str, Change] = {}
+        self.metrics = CollectorRegistry()
+        self._history: dict[str, dict[int, Change]] = {}
         self._served: OrderedDict[str, Served] = OrderedDict()
         self._feedback: dict[str, dict[str, Feedback]] = {}
 
     def experiments(self) -> list[Change]:
-        return list(self._experiments.values())
+        return [list(versions.values())[-1] for versions in self._history.values()]
+
+    def history(self, experiment: str) -> list[Change]:
+        """All versions of one experiment, the first one first."""
+        return list(self._history.get(experiment, {}).values())
 
     def save_experiment(self, change: Change) -> None:
-        self._experiments[change.name] = change
+        self._history.setdefault(change.name, {})[change.version] = change
 
     def put(self, record: Served) -> None:
         self._served[record.response] = record

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serve.experiments.store.store import Store
+from serve.experiments.store.courier import Courier
+from serve.experiments.store.spool import Spool
+from serve.experiments.store.writer import Writer
 
 PREFIX = "twinserve_experiment"
 
@@ -16,14 +18,14 @@ PREFIX = "twinserve_experiment"
 class StoreMetrics(Collector):
     """Read at each scrape; integers that other threads count up need no lock."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, writer: Writer, courier: Courier, spool: Spool, bound: int) -> None:
+        self.writer, self.courier, self.spool, self.bound = writer, courier, spool, bound
 
     def collect(self) -> Iterator[Metric]:
-        writer, courier, spool = self.store.writer, self.store.courier, self.store.spool
+        writer, courier, spool = self.writer, self.courier, self.spool
         yield _gauge("records_queued", "Records that are not on disk yet.", writer.queued)
         yield _gauge("spool_bytes", "Bytes of records that the database does not have.", spool.bytes)
-        yield _gauge("spool_bound_bytes", "Bytes from which on records are dropped.", self.store.bound)
+        yield _gauge("spool_bound_bytes", "Bytes from which on records are dropped.", self.bound)
         dropped = CounterMetricFamily(
             f"{PREFIX}_records_dropped", "Records that were not kept.", labels=["reason"]
         )

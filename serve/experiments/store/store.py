@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from itertools import chain
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
 from compress.errors import InputError
@@ -20,6 +21,7 @@ from serve.experiments.store.delivery import RANK, keep
 from serve.experiments.store.errors import StoreAwayError
 from serve.experiments.store.fingerprint import fingerprint, read_key
 from serve.experiments.store.lines import Record, storable
+from serve.experiments.store.metrics import StoreMetrics
 from serve.experiments.store.pending import Pending
 from serve.experiments.store.remembered import Remembered
 from serve.experiments.store.settings import DEFAULT_RETENTION, DEFAULT_SPOOL
@@ -50,6 +52,8 @@ class Store:
         self.pending = Pending(spool)
         self.writer = Writer(spool, self.pending, bound)
         self.courier = Courier(spool, self.pending, database, retention)
+        self.metrics = CollectorRegistry()
+        self.metrics.register(StoreMetrics(self.writer, self.courier, spool, bound))
 
     @classmethod
     def open(

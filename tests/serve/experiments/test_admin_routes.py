@@ -159,7 +159,7 @@ async def test_everybody_may_know_arms_and_counts_and_nothing_that_tells_who_tak
             await complete(http, user, headers={"x-plan": "secret-plan"})
         told = await http.get("/v1/experiments")
         assert "secret" not in told.text
-        assert told.json() == {"object": "list", "data": [(await http.get("/v1/experiments/trial")).json()]}
+        assert "secret" not in (await http.get("/v1/experiments/trial")).text
         (one,) = told.json()["data"]
         assert one == {
             "name": "trial", "version": 1, "state": "running", "unit": "user", "control": "old",

@@ -84,7 +84,7 @@ async def test_named_weights_and_mixtures_take_no_part(engine):
             response = await complete(http, "ann", **fields)
             assert response.status_code == 200 and "x-twinserve-experiment" not in response.headers
             assert engine.requests[-1].target.arm is None
-        shown = (await http.get("/v1/experiments/trial")).json()
+        (shown,) = (await http.get("/v1/experiments")).json()["data"]
         assert sum(arm["responses"] for arm in shown["arms"]) == 0
         assert (await complete(http, "ann")).headers["x-twinserve-arm"] == "old"
 
@@ -186,7 +186,7 @@ async def test_bad_requests_leave_no_record_whichever_arm(engine):
         engine.refuse = "not served"
         assert (await complete(http, "ann")).status_code == 400
         assert not list(memory.served("trial"))
-        shown = (await http.get("/v1/experiments/trial")).json()
+        (shown,) = (await http.get("/v1/experiments")).json()["data"]
         assert shown["arms"][0]["units"] == 0
 
 
@@ -238,7 +238,7 @@ async def test_metrics_count_by_arm_and_tell_a_sample_ratio(engine):
         for user in range(40):
             await complete(http, str(user), max_tokens=1)
         told = (await http.get("/metrics")).text
-        shown = (await http.get("/v1/experiments/trial")).json()
+        (shown,) = (await http.get("/v1/experiments")).json()["data"]
     counts = {arm["name"]: arm["units"] for arm in shown["arms"]}
     assert sum(counts.values()) == 40
     for arm, count in counts.items():

@@ -7,20 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from pydantic import ValidationError
 
 from serve.experiments.store.database import Database
-from serve.experiments.store.metrics import StoreMetrics
 from serve.experiments.store.settings import ExperimentStore
 from serve.experiments.store.store import Store
 from tests.serve.experiments.store.samples import flush, served
 
 
 def scrape(store: Store) -> dict[str, float]:
-    registry = CollectorRegistry()
-    registry.register(StoreMetrics(store))
-    lines = re.findall(r"^(\S+) (\S+)$", generate_latest(registry).decode(), re.MULTILINE)
+    lines = re.findall(r"^(\S+) (\S+)$", generate_latest(store.metrics).decode(), re.MULTILINE)
     return {name.removeprefix("twinserve_experiment_"): float(value) for name, value in lines}
 
 
