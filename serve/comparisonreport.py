@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,27 +18,47 @@ FALLBACKS = {"shared": "the shared base", "base": "the pretrained base"}
 
 
 def print_comparison(title: str, result: Comparison, costs: Costs, console: Console) -> None:
-    """Exact match of every arm, what it costs, and how far the dynamic arm is ahead of the others."""
-    table = Table(title=f"{title}: exact match in %", title_justify="left")
-    table.add_column("arm")
-    for task in result.tasks:
-        table.add_column(task, justify="right")
-    columns = ["average", "of own", "recovered", "× base"]
-    columns += ["tokens/s", "peak GB"] if costs else []
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for arm, scores in result.scores.items():
-        shares = _against(result, arm)
-        cells = [_percent(100 * scores.mean(task)) for task in result.tasks]
-        cells += [_percent(100 * scores.average), _percent(shares["normalised"].value)]
-        cells += [_percent(shares["recovered"].value), f"{result.storage[arm]:.2f}"]
-        if arm in costs:
-            cells += [f"{costs[arm].tokens_per_second:.0f}", f"{costs[arm].peak_bytes / 1e9:.2f}"]
-        table.add_row(arm, *cells)
-    console.print(table)
+    """Exact match of every arm, what it costs, how far the dynamic arm is ahead of it, and all of it by
+    task, in as many tables as the console is wide."""
+    console.print(_summary(title, result, costs))
     for line in _notes(result, costs):
         console.print(line, highlight=False)
-    console.print(_differences(result))
+    arms, first = list(result.scores), max(map(len, (*result.tasks, "task")))
+    fit = max(1, (console.width - first - 4) // (max(map(len, arms)) + 3))
+    for start in range(0, len(arms), fit):
+        console.print(_by_task(result, arms[start : start + fit]))
+
+
+def _summary(title: str, result: Comparison, costs: Costs) -> Table:
+    table = Table(title=f"{title}: exact match in %", title_justify="left")
+    table.add_column("arm")
+    columns = ["average", "of own", "recovered", "× base"] + (["tokens/s", "GB"] if costs else [])
+    for column in (*columns, "dynamic minus it"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for arm, scores in result.scores.items():
+        against = _against(result, arm)
+        cells = [100 * scores.average, against["normalised"].value, against["recovered"].value]
+        row = [*map(_percent, cells), f"{result.storage[arm]:.2f}"]
+        if costs:
+            cost = costs.get(arm)
+            row += ["", ""] if cost is None else [_speed(cost), f"{cost.peak_bytes / 1e9:.2f}"]
+        gain = against["dynamic_minus"]
+        told = "" if arm == "dynamic" else f"{gain.value:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+        table.add_row(arm, *row, told)
+    return table
+
+
+def _by_task(result: Comparison, arms: Sequence[str]) -> Table:
+    table = Table()
+    for column in ("task", *arms):
+        table.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
+    for task in result.tasks:
+        table.add_row(task, *(_percent(100 * result.scores[arm].mean(task)) for arm in arms))
+    return table
+
+
+def _speed(cost: Cost) -> str:
+    return f"{cost.tokens_per_second:.0f}"
 
 
 def _notes(result: Comparison, costs: Costs) -> list[str]:
@@ -46,7 +66,8 @@ def _notes(result: Comparison, costs: Costs) -> list[str]:
     blended = f"up to {policy.top_k} experts, alone from {policy.certain:g} on"
     lines = [
         f"{sum(result.prompts.values())} prompts; of own: percent of the own expert's score; recovered: "
-        "(score − base) / (own − base); both averaged over tasks",
+        "(score − base) / (own − base); both averaged over tasks; dynamic minus it: points, with the paired "
+        "95 % bootstrap interval",
         "× base: every byte an arm needs, over the base's parameters × 2 bytes",
         f"dynamic: the bundle's own policy ({'one expert' if policy.top_k == 1 else blended}; below "
         f"{policy.threshold:g} {FALLBACKS[policy.fallback]})",
@@ -61,21 +82,10 @@ def _notes(result: Comparison, costs: Costs) -> list[str]:
         lines.append(f"static scaling {result.static_scaling:g} is the best on development prompts ({tried})")
     if costs:
         lines.append(
-            f"tokens/s and peak memory: {REQUESTS} prompts of all tasks at once, {NEW_TOKENS} new tokens "
-            "each, a process an arm"
+            f"tokens/s, and GB of memory at most: {REQUESTS} prompts of all tasks at once, {NEW_TOKENS} new "
+            "tokens each, a process an arm"
         )
     return lines
-
-
-def _differences(result: Comparison) -> Table:
-    table = Table(title="dynamic minus …, points, paired 95 % bootstrap interval", title_justify="left")
-    for column in ("arm", "points", "interval"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for arm in result.scores:
-        if arm != "dynamic":
-            gain = paired_interval(result.scores["dynamic"], result.scores[arm])
-            table.add_row(arm, f"{gain.value:+.1f}", f"{gain.low:+.1f} … {gain.high:+.1f}")
-    return table
 
 
 def _percent(value: float) -> str:

@@ -113,7 +113,7 @@ def test_eval_prints_every_arm_and_writes_the_figures(workshop, built):
     words = ("eval", "bundle", "--data", "data", "--dev", "data", "--static", "other=merged", "--cost")
     done = run(workshop, *words, "--json", "out/figures.json", "--answers", "out/answers.jsonl")
     arms = ["base", "static", "other", "random", "dynamic", "top-2", "soft", "oracle", "own"]
-    for word in (*arms, "average", "recovered", "tokens/s", "95 % bootstrap"):
+    for word in (*arms, "average", "recovered", "tokens/s", "dynamic minus it", *WORDS):
         assert word in done.stdout
     figures = json.loads((workshop / "out" / "figures.json").read_text())["bundle"]
     assert list(figures["exact_match"]) == list(figures["storage"]) == arms
