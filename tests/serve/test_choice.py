@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.compose import factor_weights, load_composed
-from router import Query, Route
+from router import Query, Route, RouterSettings
 from router.features.embedding import EmbeddingFeatures
 from router.features.hidden import HiddenStateFeatures
 from router.policy import Policy
@@ -42,6 +44,8 @@ def test_thirds_still_sum_to_one():
 
 class CountingRouter:
     """Routes by length; remembers what it was asked."""
+
+    settings = RouterSettings(fallback="base")
 
     needs_model = True
 
@@ -90,6 +94,10 @@ def test_a_policy_of_the_requests_own_replaces_the_routers(chooser):
     assert found.confidence == route.confidence, "what the router thought stays what it was"
     assert mixture().mixture == {"t0": 21 / 64} and mixture().arm == "dynamic"
     assert chooser.misses == 1, "an arm's policy costs no second look at the prompt"
+    # What it says nothing of is as the router's own has it.
+    unsure = replace(route, probabilities={"t0": 0.4, "t1": 0.6})
+    request = GenerationRequest([1], SamplingParams(1), Target("dynamic", policy=Policy(threshold=0.9)))
+    assert chooser.routing(request, unsure).mixture == {"base": 1.0}
 
 
 def test_other_turns_or_another_text_of_the_same_tokens_are_scored_anew(chooser):
