@@ -7,9 +7,8 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from benchmarks.proof.zoo import DATA, RESULTS, RUNS, ZOOS
+from benchmarks.proof.zoo import DATA, RUNS, ZOOS
 
 TWELVE = "twelve"
 # Bundle -> (zoo, recipe). Twelve: without a router, for every number of experts has its own.
@@ -24,7 +23,8 @@ BUNDLES = {
 HEADLINE = tuple(name for name in BUNDLES if name != TWELVE)
 # Of every task's training prompts, for the router.
 PROMPTS = 1000
-DEPTH = RESULTS / "routing.json"
+# What cross-validation chooses on all of the zoo's bundles; comparing again takes a while for each.
+ROUTER = ("--features", "hidden", "--classifier", "logistic")
 
 
 def bundle(name: str) -> Path:
@@ -34,10 +34,7 @@ def bundle(name: str) -> Path:
     if not path.is_dir():
         _run("compress", recipe, "-o", str(path))
     if name != TWELVE and not (path / "router").is_dir():
-        looked = looking()
-        options = [word for option, value in looked.items() for word in (f"--{option}", str(value))]
-        given = ["--features", "hidden", "--classifier", "logistic", *options]
-        _run("train-router", str(path), "--prompts", str(router_prompts(zoo)), *given)
+        _run("train-router", str(path), "--prompts", str(router_prompts(zoo)), *ROUTER)
     return path
 
 
@@ -52,14 +49,6 @@ def router_prompts(zoo: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     return path
-
-
-def looking() -> dict[str, Any]:
-    """Where a router looks: layer and pooling with the lowest cross-validated log-loss on training prompts,
-    as ``python -m benchmarks.routing`` measured it."""
-    depth: dict[str, Any] = json.loads(DEPTH.read_text())["depth"]
-    layer, pooling = min(depth, key=lambda name: float(depth[name]["log_loss"])).split(", ")
-    return {"layer": int(layer), "pooling": pooling}
 
 
 def _run(*words: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proof.bundles import TWELVE, bundle, looking
+from benchmarks.proof.bundles import TWELVE, bundle
 from benchmarks.proof.routes import tasks_of
 from benchmarks.proof.zoo import DATA, RESULTS, Work, write
 from compress.bundle import Bundle
@@ -98,8 +98,7 @@ def _routed(made: Bundle, tasks: list[str], scaling: float, items: Data) -> list
     for task in tasks:
         lines = (DATA / "router" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
         prompts += [Prompt(task, json.loads(line)["prompt"]) for line in lines[:PROMPTS]]
-    kinds = {"features": "hidden", "classifiers": "logistic"}
-    settings = RouterSettings.model_validate(kinds | looking())
+    settings = RouterSettings(features=("hidden",), classifiers=("logistic",))
     router, _ = train_router(model, tokenizer, prompts, tasks, settings)
     spoken = [user_turns(item.messages) for own in items.values() for item in own]
     routes = router.route(model, [router.query(tokenizer, turns) for turns in spoken])
