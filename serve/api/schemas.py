@@ -102,9 +102,9 @@ class Generation(Body):
     """What completions and chat completions have in common.
 
     mixture: extension; task -> weight, overrides the router ({} = the shared base alone, the pretrained one
-    is called "base"). top_k, min_p, repetition_penalty: extensions, as vLLM has them. logit_bias: token id, a string in JSON ->
-    added to the token's logit. response_format: also of completions, as vLLM has it. user,
-    safety_identifier: whose request it is, for experiments; the first of them counts.
+    is called "base"). top_k, min_p, repetition_penalty: extensions, as vLLM has them. logit_bias: token id,
+    a string in JSON -> added to the token's logit. response_format: also of completions, as vLLM has it.
+    user, safety_identifier: whose request it is, for experiments; the first of them counts.
     """
 
     model: str
