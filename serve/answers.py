@@ -36,7 +36,7 @@ class Kept:
 class AnswerFile:
     """Answers by model, by what was asked of it, and by prompt; appended to a file of JSON lines.
 
-    Without a path they live in memory. Two readers may look into the file, one evaluation writes it.
+    Without a file they live in memory. One evaluation at a time has a file.
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -122,14 +123,7 @@ def figures(result: Comparison, costs: Costs) -> dict[str, Any]:
         "null_share": dynamic.null_share,
         "static_scaling": result.static_scaling,
         "static_sweep": result.sweep,
-        "costs": {
-            arm: {
-                "tokens_per_second": cost.tokens_per_second,
-                "rounds": cost.rounds,
-                "peak_bytes": cost.peak_bytes,
-            }
-            for arm, cost in costs.items()
-        },
+        "costs": {arm: asdict(cost) for arm, cost in costs.items()},
     }
 
 

@@ -1,4 +1,4 @@
-"""The table: every task under the base, static, dynamic, oracle-routed and its own expert."""
+"""Held-out prompts put to an engine, and how many answers are exact."""
 
 from __future__ import annotations
 

@@ -40,7 +40,6 @@ STEPS: dict[str, Step] = {
 
 def main(
     steps: Annotated[list[str] | None, typer.Argument(metavar="[STEP…]", help="Default: all.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Prompts a task, for a trial.")] = None,
     threads: Threads = None,
 ) -> None:
     """Run the steps."""
@@ -48,7 +47,7 @@ def main(
         raise typer.BadParameter(f"{unknown[0]}: no such step; there are {', '.join(STEPS)}")
     if threads:
         torch.set_num_threads(threads)
-    with working(engine_settings(threads=threads), limit) as work:
+    with working(engine_settings(threads=threads)) as work:
         for name in steps or STEPS:
             STEPS[name](work)
             page()

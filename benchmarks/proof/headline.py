@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from benchmarks.proof.bundles import BUNDLES, bundle
@@ -33,11 +33,7 @@ def costs(name: str, work: Work) -> None:
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if name in found:
         return
-    measured = arm_costs(
-        Path(bundle(name)), work.test(ZOOS[BUNDLES[name][0]].recipe.tasks), work.settings, work.bars.stage
-    )
-    found[name] = {
-        arm: {"tokens_per_second": c.tokens_per_second, "rounds": c.rounds, "peak_bytes": c.peak_bytes}
-        for arm, c in measured.items()
-    }
+    items = work.test(ZOOS[BUNDLES[name][0]].recipe.tasks)
+    measured = arm_costs(bundle(name), items, work.settings, work.bars.stage)
+    found[name] = {arm: asdict(cost) for arm, cost in measured.items()}
     write(path, found)

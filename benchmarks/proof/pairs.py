@@ -41,7 +41,7 @@ def pairs(work: Work) -> None:
     if path.is_file():
         return
     zoo = ZOOS["lora"]
-    asked = two_at_once(work.test(zoo.recipe.tasks), work.limit or COUNT)
+    asked = two_at_once(work.test(zoo.recipe.tasks), COUNT)
     made = Bundle.open(bundle("lora-exact"))
     data = {"pairs": [Item([{"role": "user", "content": text}], "-") for text, _ in asked]}
     base = Checkpoint.open(resolve(zoo.recipe.base)).folder

@@ -42,7 +42,7 @@ def unseen(work: Work) -> None:
     path = RESULTS / "proof_unseen.json"
     if path.is_file():
         return
-    data = read_questions(DATA / "unseen", work.limit)
+    data = read_questions(DATA / "unseen")
     made = Bundle.open(bundle(NAME))
     answered = _answered(made, data, work)
     decoded = partial(_cut, load_tokenizer(made.base))

@@ -28,7 +28,7 @@ DEV, TEST = 25, 100
 
 @dataclass(frozen=True)
 class Zoo:
-    """Fine-tunes of one kind. bundle: where the bundle that is served gets built."""
+    """Fine-tunes of one kind, as a recipe names them."""
 
     name: str
     config: Path
@@ -36,10 +36,6 @@ class Zoo:
     @property
     def recipe(self) -> Recipe:
         return read_recipe(self.config)
-
-    @property
-    def bundle(self) -> Path:
-        return RUNS / self.name / "bundle"
 
     def merged(self, method: str) -> Path:
         """The plain model of one static merge."""
@@ -57,22 +53,21 @@ class Work:
     answers: AnswerFile
     bars: Bars
     console: Console
-    limit: int | None = None
 
     def dev(self, tasks: list[str]) -> dict[str, list[Item]]:
         """Prompts to choose settings with."""
-        return read_data(DATA / "dev", tasks, self.limit or DEV)
+        return read_data(DATA / "dev", tasks, DEV)
 
     def test(self, tasks: list[str]) -> dict[str, list[Item]]:
         """Prompts that decide nothing."""
-        return read_data(DATA / "test", tasks, self.limit or TEST)
+        return read_data(DATA / "test", tasks, TEST)
 
 
 @contextmanager
-def working(settings: EngineSettings, limit: int | None) -> Iterator[Work]:
+def working(settings: EngineSettings) -> Iterator[Work]:
     """A step's tools, the answers of earlier runs among them."""
     with AnswerFile.open(RUNS / "answers.jsonl") as answers, bars() as shown:
-        yield Work(settings, answers, shown, Console(), limit)
+        yield Work(settings, answers, shown, Console())
 
 
 def write(path: Path, facts: Any) -> None:

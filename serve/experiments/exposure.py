@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from serve.experiments.statistics.mismatch import ALARM, mismatch, p_value
+
 # At most 7 MB for one experiment.
 MOST_UNITS = 65_536
-# Of the chi-square test: below it the assignment is broken, or arms lose requests before they are counted.
-ALARM = 0.001
-# Cochran's rule: the approximation by chi-square holds from so many expected units an arm.
-LEAST_EXPECTED = 5
 
 
 class Exposure:
@@ -52,17 +50,13 @@ class Exposure:
         return {arm: count << self.depth for arm, count in self.sampled.items()}
 
     def mismatch(self, sizes: Mapping[str, int]) -> float | None:
-        """p-value of the units seen, against arms of these numbers of buckets; None while there are few."""
-        sampled = self.sampled
-        whole, total = sum(sizes.values()), sum(sampled[arm] for arm in sizes)
-        expected = {arm: total * size / whole for arm, size in sizes.items() if size}
-        if len(expected) < 2 or min(expected.values()) < LEAST_EXPECTED:
+        """Always-valid p-value of the units seen, against arms of these numbers of buckets, as in reports;
+        None where only one arm has any."""
+        shares = {arm: size / sum(sizes.values()) for arm, size in sizes.items() if size}
+        if len(shares) < 2:
             return None
-        # Not at the top: it takes long to import, and most endpoints run no experiment.
-        from scipy.stats import chisquare
-
-        found = chisquare([sampled[arm] for arm in expected], list(expected.values()))
-        return float(found.pvalue)
+        sampled = self.sampled
+        return p_value(mismatch({arm: sampled[arm] for arm in shares}, shares))
 
     @property
     def _mask(self) -> int:
@@ -71,7 +65,7 @@ class Exposure:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A sample ratio: its p-value, None while there are too few units, and whether that is an alarm."""
+    """A sample ratio: its p-value, None where only one arm gets units, and whether that is an alarm."""
 
     p_value: float | None
 

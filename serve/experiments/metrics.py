@@ -43,7 +43,7 @@ class _Standings(Collector):
     def collect(self) -> Iterator[Metric]:
         ratio = GaugeMetricFamily(
             "twinserve_experiment_srm",
-            "p-value of the sample ratio: units by arm against their shares. Below 0.001 something is wrong.",
+            "Always-valid p-value of units by arm against their shares. Below 0.001 something is wrong.",
             labels=["experiment"],
         )
         units = GaugeMetricFamily(

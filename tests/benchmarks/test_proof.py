@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.proof import tables
+from benchmarks.proof import plots, tables
 from benchmarks.proof.ablation import _without_shared
 from benchmarks.proof.misroutes import ERRORS, WEIGHTS, _compared
 from benchmarks.proof.page import filled
@@ -122,3 +124,39 @@ def test_a_table_has_a_cell_for_every_head():
         "| templates | 2 | 60 |",
     ]
     assert tables.hard_or_soft(facts).splitlines()[2] == "| 0.5 | +40.0 | -2.0 |"
+
+
+def shares(value):
+    return {"value": value, "low": value - 3, "high": value + 3}
+
+
+def test_plots_are_drawn_of_what_there_is_and_come_out_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "RESULTS", tmp_path)
+    monkeypatch.setattr(plots, "IMAGES", tmp_path / "images")
+    plots.draw_all()
+    assert not (tmp_path / "images").exists()
+    arms = {"dynamic": 97.0, "oracle": 99.0, **dict.fromkeys(tables.STATICS, 30.0)}
+    bundle = {
+        "storage": {arm: 1.2 for arm in arms},
+        "normalised": {arm: shares(value) for arm, value in arms.items()},
+        "exact_match": {arm: {"average": value / 100} for arm, value in arms.items()},
+    }
+    rows = [
+        {"reference": r, "dtype": d, "policy": "top-1", "storage": s, "normalised": [90, 88, 92]}
+        for r in ("pretrained", "no split", "shared") for d in plots.DTYPES for s in (1.1, 1.5)
+    ]  # fmt: skip
+    number = {n: {arm: {"normalised": [50, 40, 60]} for arm in ("dynamic", "static")} for n in ("2", "4")}
+    curve = {
+        weight: {kind: 50.0 for kind in ("look-alikes", "templates", "all")} for weight in ("0.0", "1.0")
+    }
+    for name, facts in {
+        "lora-exact": bundle, "ablation": {"rows": rows}, "number": number, "misroutes": {"curve": curve}
+    }.items():  # fmt: skip
+        (tmp_path / f"proof_{name}.json").write_text(json.dumps(facts))
+    plots.draw_all()
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    assert set(drawn) == {f"results-{name}.svg" for name in ("sizes", "ablation", "number", "misroutes")}
+    assert b"against the shared base, mixed" in drawn["results-ablation.svg"]
+    assert b"no split" not in drawn["results-ablation.svg"]
+    plots.draw_all()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()} == drawn

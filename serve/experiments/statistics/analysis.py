@@ -22,17 +22,15 @@ def analyse(
     feedback: Iterable[Feedback],
     *,
     now: float,
-    assigned: Mapping[str, int] | None = None,
     shares: Mapping[int, Mapping[str, float]] | None = None,
     before: tuple[Iterable[Served], Iterable[Feedback]] | None = None,
     state: str = "running",
 ) -> Report:
     """What the records say of every arm against the control, unit of assignment by unit of assignment.
 
-    now: seconds since 1970; what was recorded later is left out. assigned: units by arm as the assignment
-    counted them under the present shares; otherwise the units that came are counted. shares: by version and
-    arm, where versions differ; otherwise only units that came under the newest version are held against the
-    experiment's shares. before: records of the same units from before the experiment, for CUPED. state: shown
+    now: seconds since 1970; what was recorded later is left out. shares: by version and arm, where versions
+    differ; otherwise only units that came under the newest version are held against the experiment's shares.
+    before: records of the same units from before the experiment, for CUPED. state: shown
     as it is.
 
     Raises InputError for values that are not finite, or not 0 or 1 where they are declared binary.
@@ -61,7 +59,7 @@ def analyse(
     ]
     metrics = [view.report() for view in views]
     guardrails = [rail for view in views for rail in view.guardrails()]
-    ratio = _sample_ratio(experiment, seen, assigned, shares)
+    ratio = _sample_ratio(experiment, seen, shares)
     verdicts = decide(metrics[0], guardrails, ratio, arms, views[0].contrasts)
     latest = None if math.isnan(seen.latest) else seen.latest
     return Report(
@@ -91,21 +89,16 @@ def analyse(
 def _sample_ratio(
     experiment: Experiment,
     seen: Observations,
-    assigned: Mapping[str, int] | None,
     shares: Mapping[int, Mapping[str, float]] | None,
 ) -> SampleRatio | None:
-    own = {arm.name: arm.share for arm in experiment.arms}
-    if assigned is not None:
-        total = mismatch(assigned, own)
-    elif not len(seen.first_arm):
+    if not len(seen.first_arm):
         return None
-    else:
-        versions = shares or {int(seen.first_version.max()): own}
-        total = 0.0
-        for version, expected in versions.items():
-            came = seen.first_arm[seen.first_version == version]
-            counts = {arm.name: int((came == place).sum()) for place, arm in enumerate(experiment.arms)}
-            total += mismatch(counts, expected)
+    versions = shares or {int(seen.first_version.max()): {arm.name: arm.share for arm in experiment.arms}}
+    total = 0.0
+    for version, expected in versions.items():
+        came = seen.first_arm[seen.first_version == version]
+        counts = {arm.name: int((came == place).sum()) for place, arm in enumerate(experiment.arms)}
+        total += mismatch(counts, expected)
     p = mismatch_p_value(total)
     return SampleRatio(p_value=p, alarm=p < ALARM)
 
