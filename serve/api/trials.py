@@ -11,6 +11,7 @@ from fastapi import Request
 
 from serve.api.exchange import Exchange
 from serve.api.schemas import Generation
+from serve.api.shadows import Record, Shadow, Shadows
 from serve.api.surface import EngineSurface
 from serve.experiments.board import Asked, Board, Choice
 from serve.experiments.definitions import target as target_of
@@ -33,6 +34,7 @@ class Trial:
     generation: int
     response: str | None = None
     prompt: str | None = field(default=None, repr=False)
+    shadow: Shadow | None = None
 
     @property
     def label(self) -> str:
@@ -51,6 +53,7 @@ class Trials:
     def __init__(self, board: Board, sink: Storage) -> None:
         self.board, self.sink = board, sink
         self.metrics = ExperimentMetrics(board)
+        self.shadows = Shadows(sink.put, lambda *labels: self.metrics.shadows.labels(*labels).inc())
         self.registries = [self.metrics.registry, sink.metrics]
         # Feedback may come before the answer has ended, as by whoever stops a bad one.
         self._under_way: dict[str, str] = {}
@@ -63,13 +66,27 @@ class Trials:
             self._keeping = asyncio.get_running_loop().create_task(self.board.agree())
         return None if choice is None else Trial(choice, asked.generation)
 
-    def begin(self, trial: Trial, response: str, words: str) -> None:
-        """The engine has taken the request, which will be answered under the id ``response``."""
+    def begin(
+        self, exchange: Exchange, engine: EngineSurface, response: str, prompts: Sequence[GenerationRequest]
+    ) -> None:
+        """The engine takes an exchange's prompts, which will be answered under the id ``response``; where it
+        takes part in an experiment, that counts from now on."""
+        trial = exchange.trial
+        if trial is None:
+            return
         choice = trial.choice
+        words = "\n\n".join(turn for request in prompts for turn in request.turns)
         trial.response = response
         trial.prompt = words if choice.experiment.store_prompts else self.sink.fingerprint(words)
         self._under_way[response] = choice.experiment.name
         self.board.expose(choice)
+        # Several answers have no single other one to be held against.
+        if len(exchange.answers) == 1:
+            began = exchange.wall(exchange.began)
+            record = Record(response, choice, trial.prompt, began, trial.generation)
+            trial.shadow = self.shadows.begin(engine, prompts[0], record)
+        if trial.shadow is not None:
+            exchange.pieces = []
 
     def ended(self, exchange: Exchange) -> None:
         """Write down what came of a request that took part; of others, nothing."""
@@ -77,13 +94,17 @@ class Trials:
         if trial is None or trial.response is None:
             return
         outcome, choice = outcome_of(exchange), trial.choice
+        text = "".join(exchange.pieces or ()) if outcome == "finished" else None
+        if trial.shadow is not None:
+            trial.shadow.beside(text)
         labels = (choice.experiment.name, choice.arm.name)
         self.metrics.requests.labels(*labels, outcome).inc()
         if outcome != "refused":
             measured = metrics_of(exchange, outcome)
             if "latency" in measured:
                 self.metrics.latency.labels(*labels).observe(measured["latency"])
-            self.sink.put(_served(exchange, trial, trial.response, measured))
+            text = text if trial.shadow is not None else None
+            self.sink.put(_served(exchange, trial, trial.response, measured, text))
         del self._under_way[trial.response]
 
     async def experiment_of(self, response: str) -> str | None:
@@ -91,7 +112,8 @@ class Trials:
         if (name := self._under_way.get(response)) is not None:
             return name
         found = await asyncio.to_thread(self.sink.find, response)
-        return None if found is None else found.experiment
+        # A shadow was seen by nobody who could have an opinion of it.
+        return None if found is None or found.shadow else found.experiment
 
 
 def enter(http: Request, engine: EngineSurface, body: Generation, target: Target) -> Target:
@@ -110,14 +132,6 @@ def enter(http: Request, engine: EngineSurface, body: Generation, target: Target
     trials: Trials = http.app.state.trials
     trial = http.state.exchange.trial = trials.enter(asked)
     return target if trial is None else target_of(trial.choice.arm)
-
-
-def begin(http: Request, response: str, prompts: Sequence[GenerationRequest]) -> None:
-    """The engine has taken the request's prompts; where it takes part in an experiment, that counts now."""
-    trial = http.state.exchange.trial
-    if trial is not None:
-        words = "\n\n".join(turn for request in prompts for turn in request.turns)
-        http.app.state.trials.begin(trial, response, words)
 
 
 def outcome_of(exchange: Exchange) -> Outcome:
@@ -150,7 +164,9 @@ def metrics_of(exchange: Exchange, outcome: Outcome) -> dict[str, float]:
     return measured
 
 
-def _served(exchange: Exchange, trial: Trial, response: str, measured: dict[str, float]) -> Served:
+def _served(
+    exchange: Exchange, trial: Trial, response: str, measured: dict[str, float], text: str | None
+) -> Served:
     choice, routing = trial.choice, exchange.routing
     mixture = {} if routing is None else routing.experts
     return Served(
@@ -164,4 +180,5 @@ def _served(exchange: Exchange, trial: Trial, response: str, measured: dict[str,
         metrics=measured,
         prompt=trial.prompt,
         generation=trial.generation,
+        text=text,
     )

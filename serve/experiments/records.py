@@ -17,7 +17,8 @@ class Served:
     numbered anew by every change. unit: hash of the unit of assignment. task: the expert that weighs most,
     None where the router trusted none. metrics: the automatic ones, by name. moment: seconds since 1970.
     prompt: hash, or text where the experiment stores prompts. shadow: nobody saw it; it answers beside
-    ``beside``. text: of shadowed answers alone.
+    ``beside``, and has the metrics ``agreement``, 1 where it says the same, and ``latency`` without waiting.
+    text: of shadows and of answers that have one.
     """
 
     response: str

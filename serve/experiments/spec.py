@@ -70,7 +70,7 @@ class Eligibility(Strict):
 
 
 class Shadow(Strict):
-    """The arm that answers too, unseen: a share of the requests, at most so many at once."""
+    """The arm that answers too, unseen: a share of the requests that other arms answer, ``most`` at once."""
 
     arm: Name
     share: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
