@@ -103,6 +103,30 @@ class TaskRow(Part):
     high: float | None = None
 
 
+class ShadowRow(Part):
+    """Requests that two arms answered. task: the one that a router gave them to, None in the row of all and
+    where none was trusted. agreement: the share of equal texts; low, high: its Wilson interval, in which
+    every pair counts as an observation of its own. latency: mean seconds as clients had them; shadow_latency:
+    of the unseen answers, without their waiting."""
+
+    task: str | None
+    pairs: int
+    agreement: float | None = None
+    low: float | None = None
+    high: float | None = None
+    latency: float | None = None
+    shadow_latency: float | None = None
+
+
+class ShadowReport(Part):
+    """An arm that answers unseen. rows: all pairs, then by task where there are several. failed: unseen
+    answers that ended by their own fault."""
+
+    arm: str
+    failed: int
+    rows: list[ShadowRow]
+
+
 class SampleRatio(Part):
     """alarm: units fell to the arms otherwise than by their shares; then no other figure means anything."""
 
@@ -147,6 +171,7 @@ class Report(Part):
     over_time: dict[str, list[Point]] = Field(default_factory=dict)
     guardrails: list[Guardrail] = Field(default_factory=list)
     tasks: list[TaskRow] = Field(default_factory=list)
+    shadow: ShadowReport | None = None
     srm: SampleRatio | None
     excluded: Excluded = Excluded()
     verdicts: list[Verdict]

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serve.experiments.statistics.figures import METHODS, at, effect, number, p_text, percent, span
-from serve.experiments.statistics.report import MetricReport, Report
+from serve.experiments.statistics.report import MetricReport, Report, ShadowReport
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -21,6 +21,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_guardrails(report))
     if report.tasks:
         console.print(_tasks(report))
+    if report.shadow is not None:
+        console.print(_shadow(report.shadow))
     for line in (*left_out(report), *report.notes):
         console.print(line, highlight=False, markup=False)
     console.print(report.decision, style="bold", highlight=False, markup=False)
@@ -90,4 +92,16 @@ def _tasks(report: Report) -> Table:
     for row in report.tasks:
         cells = (row.task or "(none)", row.metric, row.arm, f"{row.units:,}", number(row.mean))
         _add(table, *cells, effect(row.effect), span(row.low, row.high))
+    return table
+
+
+def _shadow(shadow: ShadowReport) -> Table:
+    title = f"{shadow.arm} in the shadow"
+    table = _table(title, "task", "pairs", "same text", "interval", "latency, s", "shadow's, s")
+    for place, row in enumerate(shadow.rows):
+        cells = [row.task or ("(none)" if place else "all"), f"{row.pairs:,}", percent(row.agreement)]
+        cells += [span(row.low, row.high), number(row.latency), number(row.shadow_latency)]
+        _add(table, *cells)
+    if shadow.failed:
+        table.caption = f"{shadow.failed:,} failed"
     return table
