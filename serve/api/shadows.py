@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from serve.api.routedtasks import routed_task
 from serve.api.surface import EngineSurface
 from serve.experiments.assignment import BUCKETS, arm_bucket
 from serve.experiments.board import Choice
@@ -93,14 +94,14 @@ class Shadows:
         self, engine: EngineSurface, request: GenerationRequest, record: Record, shadow: Shadow
     ) -> Outcome:
         pieces: list[str] = []
-        tokens, mixture = 0, None
+        tokens, task = 0, None
         times = request.times
         assert times is not None
         try:
             async for event in engine.stream(request):
                 pieces.append(event.text)
                 tokens += len(event.token_ids)
-                mixture = event.routing.experts
+                task = routed_task(event.routing)
         except DeadlineError:
             return "late"
         except DisplacedError:
@@ -121,7 +122,7 @@ class Shadows:
             "latency": _working(times),
             "completion_tokens": float(tokens),
         }
-        self._keep(record.made(text, mixture, measured))
+        self._keep(record.made(text, task, measured))
         return "finished"
 
 
@@ -140,7 +141,7 @@ class Record:
         """Name of its experiment."""
         return self.choice.experiment.name
 
-    def made(self, text: str | None, mixture: dict[str, float] | None, metrics: dict[str, float]) -> Served:
+    def made(self, text: str | None, task: str | None, metrics: dict[str, float]) -> Served:
         shadow = self.choice.experiment.shadow
         assert shadow is not None
         return Served(
@@ -149,7 +150,7 @@ class Record:
             version=self.choice.version,
             arm=shadow.arm,
             unit=self.choice.unit,
-            task=max(mixture, key=mixture.__getitem__, default=None) if mixture else None,
+            task=task,
             moment=self.moment,
             metrics=metrics,
             prompt=self.prompt,

@@ -10,6 +10,7 @@ from typing import Literal
 from fastapi import Request
 
 from serve.api.exchange import Exchange
+from serve.api.routedtasks import RoutedTasks, routed_task
 from serve.api.schemas import Generation
 from serve.api.shadows import Record, Shadow, Shadows
 from serve.api.surface import EngineSurface
@@ -17,7 +18,7 @@ from serve.experiments.board import Asked, Board, Choice
 from serve.experiments.definitions import target as target_of
 from serve.experiments.keeping import Storage
 from serve.experiments.metrics import ExperimentMetrics
-from serve.experiments.records import Served
+from serve.experiments.records import Routed, Served
 from serve.request import GenerationRequest, Target
 
 SESSION = "x-session-id"
@@ -28,12 +29,14 @@ Outcome = Literal["finished", "failed", "refused", "left"]
 @dataclass
 class Trial:
     """One request's part in an experiment. generation: the one that answers. response, prompt: known once it
-    is being answered; prompt is the user's words, or their fingerprint where the experiment stores none."""
+    is being answered; prompt is the user's words, or their fingerprint where the experiment stores none.
+    task: what the router said of it beside an arm that does not ask."""
 
     choice: Choice
     generation: int
     response: str | None = None
     prompt: str | None = field(default=None, repr=False)
+    task: str | None = None
     shadow: Shadow | None = None
 
     @property
@@ -55,6 +58,7 @@ class Trials:
         self.metrics = ExperimentMetrics(board)
         self.shadows = Shadows(sink.put, lambda *labels: self.metrics.shadows.labels(*labels).inc())
         self.registries = [self.metrics.registry, sink.metrics]
+        self._routed = RoutedTasks()
         # Feedback may come before the answer has ended, as by whoever stops a bad one.
         self._under_way: dict[str, str] = {}
         self._keeping: asyncio.Task[None] | None = None
@@ -87,6 +91,8 @@ class Trials:
             trial.shadow = self.shadows.begin(engine, prompts[0], record)
         if trial.shadow is not None:
             exchange.pieces = []
+        if not choice.arm.routed and any(arm.routed for arm in choice.experiment.arms):
+            self._routed.ask(engine, prompts[0], lambda task: self._know(trial, task))
 
     def ended(self, exchange: Exchange) -> None:
         """Write down what came of a request that took part; of others, nothing."""
@@ -106,6 +112,13 @@ class Trials:
             text = text if trial.shadow is not None else None
             self.sink.put(_served(exchange, trial, trial.response, measured, text))
         del self._under_way[trial.response]
+
+    def _know(self, trial: Trial, task: str) -> None:
+        """The router has said which task a request is of; that may be before or after its record is put."""
+        trial.task = task
+        assert trial.response is not None
+        if trial.response not in self._under_way:
+            self.sink.put(Routed(trial.response, trial.choice.experiment.name, task))
 
     async def experiment_of(self, response: str) -> str | None:
         """Name of the experiment that a response belongs to, None where it is not known."""
@@ -167,15 +180,14 @@ def metrics_of(exchange: Exchange, outcome: Outcome) -> dict[str, float]:
 def _served(
     exchange: Exchange, trial: Trial, response: str, measured: dict[str, float], text: str | None
 ) -> Served:
-    choice, routing = trial.choice, exchange.routing
-    mixture = {} if routing is None else routing.experts
+    choice = trial.choice
     return Served(
         response=response,
         experiment=choice.experiment.name,
         version=choice.version,
         arm=choice.arm.name,
         unit=choice.unit,
-        task=max(mixture, key=mixture.__getitem__, default=None),
+        task=routed_task(exchange.routing) or trial.task,
         moment=exchange.wall(exchange.began),
         metrics=measured,
         prompt=trial.prompt,

@@ -27,6 +27,7 @@ def shadows(
     Example: twinserve experiment shadows shadow-dynamic --limit 5
     """
     from serve.experiments.spec import Experiment
+    from serve.experiments.statistics.figures import named
     from serve.experiments.statistics.shadows import paired
 
     with opened(store) as records:
@@ -42,7 +43,7 @@ def shadows(
     columns = ["task", *(["prompt"] if experiment.store_prompts else []), "seen", experiment.shadow.arm]
     table = Table(*columns, show_lines=True)
     for front, behind in reversed(differ[-limit:]):
-        cells = [behind.task or front.task or "(none)"]
+        cells = [named(behind.task or front.task or "?")]
         cells += [front.prompt or ""] if experiment.store_prompts else []
         cells += [front.text or "", behind.text or ""]
         table.add_row(*(Text(_cut(cell)) for cell in cells))

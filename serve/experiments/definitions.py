@@ -84,7 +84,7 @@ def check(experiment: Experiment, tasks: Collection[str], generation: int | None
 
 def target(arm: Arm) -> Target:
     """The weights that answer for an arm."""
-    if arm.model == "dynamic":
+    if arm.routed:
         return Target("dynamic", policy=arm.policy, arm=arm.name)
     if arm.model == "static":
         return Target("static", arm=arm.name)

@@ -42,9 +42,14 @@ class Arm(Strict):
     generation: int | None = Field(None, ge=1)
     share: float = Field(ge=0, le=1, allow_inf_nan=False)
 
+    @property
+    def routed(self) -> bool:
+        """Whether the router chooses its weights."""
+        return self.model == "dynamic"
+
     @model_validator(mode="after")
     def _policy_of_the_router(self) -> Arm:
-        if self.policy is not None and self.model != "dynamic":
+        if self.policy is not None and not self.routed:
             raise ValueError(f"arm {self.name!r}: a policy needs model: dynamic, not {self.model}")
         return self
 

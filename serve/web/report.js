@@ -117,7 +117,7 @@ function guardrailTable(guardrails) {
 function taskTable(tasks) {
   const columns = ["Task", "Arm", "Metric", "# Units", "# Mean", "# Effect", "# Interval"];
   return table("By routed task", columns, tasks.map((one) => [
-    one.task ?? "no expert trusted", one.arm, one.metric, asCount(one.units), asValue(one.mean),
+    taskName(one.task), one.arm, one.metric, asCount(one.units), asValue(one.mean),
     asEffect(one.effect), asInterval(one.low, one.high),
   ]));
 }
@@ -127,13 +127,17 @@ function shadowCard({ arm, failed, rows }) {
   return html`
     <div class="card">
       <h3>${arm} in the shadow</h3>
-      ${table("Shadow", columns, rows.map((row, place) => [
-        row.task ?? (place ? "no expert trusted" : "all"), asCount(row.pairs), asPercent(row.agreement),
+      ${table("Shadow", columns, rows.map((row) => [
+        row.task === null ? "all" : taskName(row.task), asCount(row.pairs), asPercent(row.agreement),
         asInterval(row.low, row.high), asValue(row.latency), asValue(row.shadow_latency),
       ]))}
       <p class="quiet">It answers the same requests, unseen; its latency is without waiting.
         ${failed ? `${asCount(failed)} of its answers failed.` : nothing}</p>
     </div>`;
+}
+
+function taskName(task) {
+  return task === "base" ? "no expert trusted" : task;
 }
 
 function judged(word) {

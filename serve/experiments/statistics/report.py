@@ -90,10 +90,10 @@ class Guardrail(Part):
 
 
 class TaskRow(Part):
-    """One metric of one arm on responses of one task (None: the router trusted no expert). low, high: of the
-    effect, by one look at the end, not corrected for the number of tasks: a hint and no decision."""
+    """One metric of one arm on responses of one task (``base``: the router trusted no expert). low, high: of
+    the effect, by one look at the end, not corrected for the number of tasks: a hint and no decision."""
 
-    task: str | None
+    task: str
     arm: str
     metric: str
     units: int
@@ -104,10 +104,10 @@ class TaskRow(Part):
 
 
 class ShadowRow(Part):
-    """Requests that two arms answered. task: the one that a router gave them to, None in the row of all and
-    where none was trusted. agreement: the share of equal texts; low, high: its Wilson interval, in which
-    every pair counts as an observation of its own. latency: mean seconds as clients had them; shadow_latency:
-    of the unseen answers, without their waiting."""
+    """Requests that two arms answered. task: the one that the router saw, ``base`` where it trusted none,
+    None in the row of all. agreement: the share of equal texts; low, high: its Wilson interval, in which
+    every pair counts as an observation of its own. latency: mean seconds as clients had them;
+    shadow_latency: of the unseen answers, without their waiting."""
 
     task: str | None
     pairs: int

@@ -16,24 +16,25 @@ Pair = tuple[Served, Served]
 
 
 def shadowed(experiment: Experiment, served: Iterable[Served]) -> ShadowReport | None:
-    """Agreement of the shadow with what it stood beside, by the task that a router gave it to, where either
-    arm was routed. None where the experiment has no shadow. Records that lack their other half are left out.
-    """
+    """Agreement of the shadow with what it stood beside, in all and by the task that the router saw. None
+    where the experiment has no shadow. Records that lack their other half are left out."""
     if experiment.shadow is None:
         return None
     found = paired(experiment, served)
     failed = sum(behind.metrics.get("error", 0.0) == 1 for _, behind in found)
     whole = [pair for pair in found if "agreement" in pair[1].metrics]
-    tasks = sorted({_task(pair) or "" for pair in whole})
+    tasks = sorted({task for pair in whole if (task := _task(pair)) is not None})
     return ShadowReport(
         arm=experiment.shadow.arm,
         failed=failed,
         rows=[
             _row(None, whole, experiment.alpha),
-            *(_row(task or None, [p for p in whole if (_task(p) or "") == task], experiment.alpha)
-              for task in tasks if len(tasks) > 1),
+            *(
+                _row(task, [pair for pair in whole if _task(pair) == task], experiment.alpha)
+                for task in tasks
+            ),
         ],
-    )  # fmt: skip
+    )
 
 
 def paired(experiment: Experiment, served: Iterable[Served]) -> list[Pair]:

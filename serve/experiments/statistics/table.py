@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from serve.experiments.statistics.figures import METHODS, at, effect, number, p_text, percent, span
+from serve.experiments.statistics.figures import METHODS, at, effect, named, number, p_text, percent, span
 from serve.experiments.statistics.report import MetricReport, Report, ShadowReport
 
 
@@ -90,7 +90,7 @@ def _tasks(report: Report) -> Table:
     title = f"by task: {METHODS[report.design][2]}"
     table = _table(title, "task", "metric", "arm", "units", "mean", "effect", "interval", left=3)
     for row in report.tasks:
-        cells = (row.task or "(none)", row.metric, row.arm, f"{row.units:,}", number(row.mean))
+        cells = (named(row.task), row.metric, row.arm, f"{row.units:,}", number(row.mean))
         _add(table, *cells, effect(row.effect), span(row.low, row.high))
     return table
 
@@ -98,8 +98,8 @@ def _tasks(report: Report) -> Table:
 def _shadow(shadow: ShadowReport) -> Table:
     title = f"{shadow.arm} in the shadow"
     table = _table(title, "task", "pairs", "same text", "interval", "latency, s", "shadow's, s")
-    for place, row in enumerate(shadow.rows):
-        cells = [row.task or ("(none)" if place else "all"), f"{row.pairs:,}", percent(row.agreement)]
+    for row in shadow.rows:
+        cells = ["all" if row.task is None else named(row.task), f"{row.pairs:,}", percent(row.agreement)]
         cells += [span(row.low, row.high), number(row.latency), number(row.shadow_latency)]
         _add(table, *cells)
     if shadow.failed:

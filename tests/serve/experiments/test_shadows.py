@@ -22,6 +22,11 @@ ARMS = [{"name": "old", "model": "static", "share": 1}, {"name": "new", "share":
 SHADOW = {"arm": "new"}
 
 
+def shadow(request: GenerationRequest) -> bool:
+    """Whether it is one, and not a question of the router alone."""
+    return request.background and request.params.max_tokens > 0
+
+
 class TwoFaced(TimedEngine):
     """Answers in front as any stub; behind, with ``other`` at the end, once ``behind`` is set, or with
     ``trouble``."""
@@ -34,15 +39,15 @@ class TwoFaced(TimedEngine):
         self.behind.set()
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Event]:
-        if request.background:
+        if shadow(request):
             await self.behind.wait()
             if self.trouble is not None:
                 raise self.trouble
         async for event in super().stream(request):
             yield event
-            if request.background and event.finish_reason is None:
+            if request.background and event.finish_reason is None and request.times is not None:
                 request.times.working += 0.125
-        if request.background and self.other:
+        if shadow(request) and self.other:
             yield Event(self.other, (9,), self._routing(request), "stop")
 
 
@@ -87,7 +92,7 @@ async def test_both_texts_are_kept_with_what_they_took_and_whether_they_agree(en
         assert behind.metrics == {"error": 0, "agreement": 1, "latency": 0.5, "completion_tokens": 4}
         assert behind.prompt == front.prompt and "sort" not in behind.prompt
         assert "new" not in response.text and response.headers["x-twinserve-arm"] == "old"
-        asked = [(one.target.kind, one.background) for one in engine.requests]
+        asked = [(r.target.kind, r.background) for r in engine.requests if r.params.max_tokens]
         assert sorted(asked) == [("dynamic", True), ("static", False)]
         assert await seen(http) == {"finished": 1}
 
@@ -113,11 +118,11 @@ async def test_only_the_shadowed_arms_requests_of_one_answer_get_one(engine):
         await complete(http, "ann", prompt=["sort a", "sort b"])
         await complete(http, "ann", model="twin:static")
         await complete(http, None)
-        assert not any(request.background for request in engine.requests)
+        assert not any(map(shadow, engine.requests))
         assert not any(record.text for record in memory.served("trial")), "texts are kept of pairs alone"
         await complete(http, "ann")
         await both_of(memory, 4)
-        assert sum(request.background for request in engine.requests) == 1
+        assert sum(map(shadow, engine.requests)) == 1
 
 
 async def both_of(memory: Memory, count: int) -> None:
@@ -131,7 +136,7 @@ async def test_a_share_of_the_requests_gets_one(engine):
         for user in range(200):
             await complete(http, str(user), max_tokens=1)
         await until(lambda: engine.running == 0)
-        assert 30 < sum(request.background for request in engine.requests) < 90
+        assert 30 < sum(map(shadow, engine.requests)) < 90
 
 
 @in_loop

@@ -103,12 +103,12 @@ def test_names_from_outside_are_text(report):
 
 def test_shadows_are_shown_where_there_are_some(report):
     row = {"pairs": 40, "agreement": 0.75, "low": 0.6, "high": 0.86, "latency": 0.5, "shadow_latency": 0.25}
-    rows = [ShadowRow(task=None, **row), ShadowRow(task="<sums>", **row), ShadowRow(task=None, pairs=0)]
+    rows = [ShadowRow(task=None, **row), ShadowRow(task="<sums>", **row), ShadowRow(task="base", pairs=0)]
     shadow = ShadowReport(arm="dynamic", failed=3, rows=rows)
     found = report.model_copy(update={"shadow": shadow})
     text = printed(found)
     assert "dynamic in the shadow" in text and "3 failed" in text and "<sums>" in text
-    assert "75 %" in text and "(none)" in text
+    assert "75 %" in text and "(no expert)" in text
     html = page(found)
     Balanced(html)
     assert "dynamic in the shadow" in html and "&lt;sums&gt;" in html and "3 of its answers failed" in html

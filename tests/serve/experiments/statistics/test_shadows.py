@@ -45,7 +45,7 @@ def test_halves_and_failures_are_no_pairs():
     alone = served(8, "dynamic", shadow=True, beside="gone", metrics={"agreement": 1.0})
     other = served(9, "dynamic", shadow=True, beside=front.response, experiment="other", metrics={})
     found = shadowed(TRIAL, [failed, behind, alone, other, front])
-    assert (found.failed, [row.pairs for row in found.rows]) == (1, [1])
+    assert (found.failed, [row.pairs for row in found.rows]) == (1, [1, 1])
     assert shadowed(TRIAL, [front]).rows[0].agreement is None
 
 
