@@ -9,7 +9,7 @@ positions; any other chunk attends alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -38,17 +38,27 @@ HARMLESS = {
 _current = threading.local()
 
 
+class InterruptedPassError(Exception):
+    """A forward pass was given up between two layers; nothing that it computed counts."""
+
+
 class Aim:
     """Where the packed tokens of one forward pass belong.
 
     segments: (row, first position, tokens), those of one token first. ``rows`` and ``positions``
     [tokens] place every token; masks are made once a pass, for each window. span: so many rows of the
     cache are read by those of one token, wherever these stand; None reads from their first to their last.
+    give_way: asked in every layer; where it says yes, the pass ends there by InterruptedPassError.
     """
 
     def __init__(
-        self, segments: Sequence[tuple[int, int, int]], device: torch.device, span: int | None = None
+        self,
+        segments: Sequence[tuple[int, int, int]],
+        device: torch.device,
+        span: int | None = None,
+        give_way: Callable[[], bool] | None = None,
     ) -> None:
+        self.give_way = give_way
         self.singles = [s for s in segments if s[2] == 1]
         longer = [s for s in segments if s[2] > 1]
         if [*self.singles, *longer] != list(segments):
@@ -161,6 +171,8 @@ def slot_attention(
     if unknown := sorted(k for k, v in kwargs.items() if v is not None and k not in HARMLESS):
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
     aim: Aim = _current.aim
+    if aim.give_way is not None and aim.give_way():
+        raise InterruptedPassError
     window = sliding_window or _window(module)
     packed = query[0].transpose(0, 1)  # [tokens, heads, width]
     _, heads, width = packed.shape

@@ -22,7 +22,7 @@ from compress.loading import load_tokenizer
 from router import Query, Route, Router, load_router
 from serve import sampler
 from serve.baseweights import BaseWeights
-from serve.checks import check_request, fitting_length
+from serve.checks import check_request, eos_ids, fitting_length
 from serve.choice import Chooser
 from serve.costs import calibrate
 from serve.detokenizer import Detokenizer
@@ -91,7 +91,7 @@ class Engine:
         self.planner.passes.clear()
         self.observer = Observer(settings.metrics.prefix, name)
         self.observer.knows(self.tasks)
-        eos = _eos_ids(mixture.model, tokenizer)
+        eos = eos_ids(mixture.model, tokenizer)
         self.steps = Steps(self.scheduler, runner, self.chooser, self.prefixes, eos, self.observer)
         self.grammars = Grammars(tokenizer, eos)
         # Of its own, so that several engines in one process do not meet.
@@ -99,7 +99,7 @@ class Engine:
         self.metrics.register(EngineMetrics(self))
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._running = self._ending = False
-        # Streams that are open; counted by the event loop's thread alone.
+        # Streams that are open, but for those of the background; counted by the event loop's thread alone.
         self.running = 0
         # Nothing may enter the inbox once its last emptying has begun, or its sender would wait for ever.
         self._gate = threading.Lock()
@@ -254,7 +254,7 @@ class Engine:
         if (schema := request.params.json_schema) is not None:
             constraint = await asyncio.wrap_future(self.grammars.start(schema))
         job = self._submit(request, listen, constraint)
-        self.running += 1
+        self.running += not request.background
         try:
             while True:
                 event = await events.get()
@@ -264,7 +264,7 @@ class Engine:
                 if event.finish_reason:
                     return
         finally:
-            self.running -= 1
+            self.running -= not request.background
             self._inbox.put(lambda: self.steps.drop(job))
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Answer]:
@@ -322,15 +322,15 @@ class Engine:
         longest = len(request.prompt) + params.max_tokens
         timeouts = [seconds for seconds in (self.timeout, request.timeout) if seconds is not None]
         deadline = time.monotonic() + min(timeouts) if timeouts else None
-        job.entry = Entry(job, len(request.prompt), longest, deadline, job.scored)
+        job.entry = Entry(job, len(request.prompt), longest, deadline, job.scored, request.background)
         if request.target.kind == "dynamic":
             job.query = self._query(request.turns)
         job.times = request.times or Times()
-        self.observer.arrived(job)
+        self.steps.told(job).arrived(job)
         try:
-            self._put(lambda: self.steps.unrouted.append(job))
+            self._put(lambda: self.steps.put(job), urgent=not request.background)
         except EngineError:
-            self.observer.ended(job, "failed")
+            self.steps.told(job).ended(job, "failed")
             raise
         return job
 
@@ -345,11 +345,12 @@ class Engine:
             raise InputError("there is no text to route; give some, or name a mixture or an expert")
         return query
 
-    def _put(self, command: Callable[[], None]) -> None:
+    def _put(self, command: Callable[[], None], *, urgent: bool = True) -> None:
         with self._gate:
             if not self.ready:
                 raise EngineError("the engine is not running")
             self._inbox.put(command)
+        self.steps.urgent |= urgent
 
     def _close(self) -> None:
         with self._gate:
@@ -369,9 +370,11 @@ class Engine:
 
     def _leave(self) -> None:
         self._ending = True
+        self.steps.fail_background("the engine ends")
 
     def _turn(self) -> None:
         try:
+            self.steps.urgent = False
             self._receive(block=self.steps.idle)
             self.steps.step()
         except Exception:
@@ -390,9 +393,3 @@ class Engine:
             except Exception:
                 # The others' commands still have to be heard, or their senders would wait for ever.
                 log.exception("a command to the engine failed")
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)

@@ -26,6 +26,10 @@ class NotReadyError(EngineError):
     """No engine answers yet, or none will begin anything any more."""
 
 
+class DisplacedError(EngineError):
+    """A background request was in the way of another."""
+
+
 class DeadlineError(EngineError):
     """A request was not answered within its time."""
 

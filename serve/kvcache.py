@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -62,13 +62,19 @@ class SlotCache(Cache):
                 layer.resize()
 
     @contextmanager
-    def running(self, segments: Sequence[Segment], device: torch.device) -> Iterator[None]:
-        """A forward pass inside computes these segments, packed in this order."""
+    def running(
+        self,
+        segments: Sequence[Segment],
+        device: torch.device,
+        give_way: Callable[[], bool] | None = None,
+    ) -> Iterator[None]:
+        """A forward pass inside computes these segments, packed in this order. give_way: as of ``Aim``; what
+        a pass that ended by it wrote is written again by the one that is computed in its place."""
         places = [(s.row, s.start, len(s.tokens)) for s in segments]
         span = None
         if self.static and all(count == 1 for _, _, count in places):
             span = min(round_rows(max(row for row, _, _ in places) + 1), self.rows)
-        self.aim = Aim(places, device, span)
+        self.aim = Aim(places, device, span, give_way)
         try:
             with attending(self.aim):
                 yield

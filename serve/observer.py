@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -16,16 +16,52 @@ CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 STEP_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-class Observer:
-    """``arrived`` may be called from any thread, the others from an engine's alone. Generations of one
-    endpoint share one, so that counters go on when bundles are switched.
+class Timekeeper:
+    """Keeps the requests' times and counts nothing: for those that no figure is about."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+
+    def arrived(self, job: Job) -> None:
+        """The engine takes the request; from now on it waits."""
+        job.times.arrived = self.clock()
+
+    def routed(self, job: Job, began: float) -> None:
+        """The router has chosen for the request. began: on the observer's clock."""
+        job.times.routing, job.times.routed = began, self.clock()
+
+    def admitted(self, job: Job) -> None:
+        """The request has a slot."""
+        job.times.admitted = self.clock()
+
+    def stepped(self, tokens: int) -> None:
+        """One step of the model was computed."""
+
+    def prefilled(self, job: Job) -> None:
+        """All of the prompt has been computed, or was known."""
+
+    def token(self, job: Job) -> None:
+        """The answer has one token more."""
+        now = job.times.latest = self.clock()
+        if job.times.first is None:
+            job.times.first = now
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """The request is gone from the engine."""
+        job.times.ended, job.times.outcome = self.clock(), outcome
+
+
+class Observer(Timekeeper):
+    """Counts, too. ``arrived`` may be called from any thread, the others from an engine's alone. Generations
+    of one endpoint share one, so that counters go on when bundles are switched.
 
     prefix: of the names that vLLM gives its metrics. model: its id.
     """
 
     def __init__(self, prefix: str, model: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
         registry = self.registry = CollectorRegistry()
-        self.ledger, self.vllm, self.clock = Ledger(), VllmMetrics(registry, prefix, model), clock
+        self.ledger, self.vllm = Ledger(), VllmMetrics(registry, prefix, model)
         self.weight = Counter(
             "twinserve_routed_weight",
             "Sum of the mixture weights that the router gave to an expert.",
@@ -60,55 +96,45 @@ class Observer:
             self.weight.labels(expert)
 
     def arrived(self, job: Job) -> None:
-        """The engine takes the request; from now on it waits."""
-        job.times.arrived = self.clock()
+        super().arrived(job)
         self.ledger.arrived(job)
 
-    def routed(self, jobs: Sequence[Job], began: float) -> None:
-        """The router has chosen for these requests. began: on the observer's clock."""
-        now = self.clock()
-        for job in jobs:
-            job.times.routing, job.times.routed = began, now
-            routing = job.routing
-            if routing is None or routing.confidence is None:
-                continue
-            self.confidence.observe(routing.confidence)
-            for expert, weight in routing.experts.items():
-                self.weight.labels(expert).inc(weight)
-            if not routing.experts:
-                self.abstentions.inc()
+    def routed(self, job: Job, began: float) -> None:
+        super().routed(job, began)
+        routing = job.routing
+        if routing is None or routing.confidence is None:
+            return
+        self.confidence.observe(routing.confidence)
+        for expert, weight in routing.experts.items():
+            self.weight.labels(expert).inc(weight)
+        if not routing.experts:
+            self.abstentions.inc()
 
     def admitted(self, job: Job) -> None:
-        """The request has a slot."""
-        now = job.times.admitted = self.clock()
-        self.queue.observe(now - _known(job.times.arrived))
+        super().admitted(job)
+        self.queue.observe(_known(job.times.admitted) - _known(job.times.arrived))
         self.ledger.admitted(job)
 
     def stepped(self, tokens: int) -> None:
-        """One step of the model was computed."""
         self.step_tokens.observe(tokens)
 
     def prefilled(self, job: Job) -> None:
-        """All of the prompt has been computed, or was known."""
         self.vllm.prompt_tokens.inc(len(job.request.prompt))
 
     def token(self, job: Job) -> None:
-        """The answer has one token more."""
-        now, times = self.clock(), job.times
+        before = job.times.latest
+        super().token(job)
+        now = _known(job.times.latest)
         self.vllm.generation_tokens.inc()
-        if times.latest is None:
-            times.first = now
-            self.vllm.first_token.observe(now - _known(times.arrived))
+        if before is None:
+            self.vllm.first_token.observe(now - _known(job.times.arrived))
         else:
-            self.vllm.between_tokens.observe(now - times.latest)
-        times.latest = now
+            self.vllm.between_tokens.observe(now - before)
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        """The request is gone from the engine."""
-        now = job.times.ended = self.clock()
-        job.times.outcome = outcome
+        super().ended(job, outcome)
         if outcome in ("stop", "length"):
-            self.vllm.whole_request.observe(now - _known(job.times.arrived))
+            self.vllm.whole_request.observe(_known(job.times.ended) - _known(job.times.arrived))
         self.ledger.ended(job, outcome)
 
 

@@ -97,8 +97,9 @@ class Planner:
         """Bytes of all composed copies."""
         return (len(self._kept) + len(self._pinned)) * self._price
 
-    def plan(self, items: Sequence[Item]) -> list[Part]:
-        """Forward passes that together compute ``items``."""
+    def plan(self, items: Sequence[Item], lasting: bool = True) -> list[Part]:
+        """Forward passes that together compute ``items``. lasting: whether a copy may be made for them, and
+        others go for it; copies that there are serve in any case."""
         whole = self._factored(items)
         if self.mode not in ("auto", "composed"):
             return [whole]
@@ -108,7 +109,10 @@ class Planner:
         if len(groups) > 1:
             return self._split(items, groups, whole) or [whole]
         (weights,) = groups
-        copy = self._copy(weights, whole.seconds) if any(weights) else None
+        if lasting:
+            copy = self._copy(weights, whole.seconds) if any(weights) else None
+        else:
+            copy = self._pinned.get(weights) or self._kept.get(weights)
         return [whole if copy is None else Part(whole.members, "composed", copy)]
 
     def alone(self, item: Item) -> Part:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from serve.attention import Switch, check_attention
+from serve.attention import InterruptedPassError, Switch, check_attention
 from serve.kernels import Weights
 from serve.kvcache import Segment, SlotCache
 from serve.mixture import MixtureModel
@@ -42,18 +42,25 @@ class Runner:
         self._attention = Switch(mixture.model)
         self._device = next(mixture.model.parameters()).device
 
-    def run(self, work: Sequence[Work]) -> list[Tensor | Exception | None]:
+    def run(
+        self, work: Sequence[Work], give_way: Callable[[], bool] | None = None
+    ) -> list[Tensor | Exception | None]:
         """Logits [vocabulary] after each piece of work, [tokens, vocabulary] where every token's are wanted,
         None where none are.
 
         When a pass fails, each of its pieces is computed again by itself; what then still fails gets
         its exception in its place, and the others their logits.
+
+        give_way: of work that matters less than what may come: asked in every layer, and once it says yes all
+        of this is given up by InterruptedPassError. No weights are composed for such work.
         """
         items = [Item(one.weights, len(one.segment.tokens)) for one in work]
         results: list[Tensor | Exception | None] = [None] * len(work)
-        for part in self.planner.plan(items):
+        for part in self.planner.plan(items, lasting=give_way is None):
             try:
-                self._pass(part, work, items, results)
+                self._pass(part, work, items, results, give_way)
+            except InterruptedPassError:
+                raise
             except Exception:
                 log.exception("a step of %d requests failed; each is tried alone", len(part.members))
                 for index in part.members:
@@ -81,6 +88,7 @@ class Runner:
         work: Sequence[Work],
         items: Sequence[Item],
         results: list[Tensor | Exception | None],
+        give_way: Callable[[], bool] | None = None,
     ) -> None:
         segments = [work[index].segment for index in part.members]
         tokens = [token for segment in segments for token in segment.tokens]
@@ -95,7 +103,7 @@ class Runner:
             at += len(segment.tokens)
             ends += range(at - heads[index], at)
         with (
-            self.cache.running(segments, self._device),
+            self.cache.running(segments, self._device, give_way),
             self._attention.on(),
             self.planner.apply(part, items, heads),
         ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -33,7 +33,8 @@ class Entry(Generic[T]):
     prompt: its tokens to prefill, >= 1. longest: positions it may come to hold, prompt and answer.
     deadline: when it must have ended, on the caller's clock. done: prompt tokens whose keys and
     values are in the cache. row: its slot while it runs. turn: how many were admitted before it.
-    scored: logits of the whole prompt are needed, not of its last token alone. payload: the engine's own.
+    scored: logits of the whole prompt are needed, not of its last token alone. background: it runs while
+    nothing else has anything to do. payload: the engine's own.
     """
 
     # Not shown: an error about an entry may be logged, and what a client sent must not be.
@@ -42,6 +43,7 @@ class Entry(Generic[T]):
     longest: int
     deadline: float | None = None
     scored: bool = False
+    background: bool = False
     state: State = State.WAITING
     row: int = -1
     done: int = 0
@@ -96,6 +98,9 @@ class Scheduler(Generic[T]):
     shortest remaining ones, so that one long prompt stalls neither running answers nor short prompts.
     Of scored prompts a step takes MOST_SCORED tokens at most, which bounds the memory of their logits.
     Running entries fill rows 0..n-1 without gaps.
+
+    Background entries begin and advance only while no other waits or runs. Meanwhile they keep their rows,
+    until somebody else needs the room: see ``in_the_way``.
     """
 
     slots: int
@@ -103,6 +108,7 @@ class Scheduler(Generic[T]):
     position_bytes: int = 1
     step_tokens: int = 256
     waiting: deque[Entry[T]] = field(default_factory=deque)
+    aside: deque[Entry[T]] = field(default_factory=deque)
     running: list[Entry[T]] = field(default_factory=list)
     admitted: int = 0
 
@@ -115,6 +121,11 @@ class Scheduler(Generic[T]):
         """Positions that every row must be able to hold."""
         return round_up(max((entry.longest for entry in self.running), default=0))
 
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is here who is no background entry."""
+        return bool(self.waiting) or any(not entry.background for entry in self.running)
+
     def add(self, entry: Entry[T]) -> None:
         """Queue a new entry. Raises ValueError for one that would not fit even alone."""
         if self.cost(1, entry.longest) > self.kv_bytes:
@@ -122,27 +133,37 @@ class Scheduler(Generic[T]):
                 f"{entry.longest} positions need {self.cost(1, entry.longest)} bytes of keys and values, "
                 f"and there are {self.kv_bytes}"
             )
-        self.waiting.append(entry)
+        (self.aside if entry.background else self.waiting).append(entry)
 
     def admit(self) -> Entry[T] | None:
         """The next entry, now in the first free row and in prefill; None if none waits or fits."""
-        if not self.waiting or len(self.running) >= self.slots:
+        queue = self.aside if not self.busy else self.waiting
+        if not queue or not self._fits(queue[0], self.running):
             return None
-        entry = self.waiting[0]
-        if self.cost(len(self.running) + 1, max(self.longest, entry.longest)) > self.kv_bytes:
-            return None
-        self.waiting.popleft()
+        entry = queue.popleft()
         entry.state, entry.row, entry.turn = State.PREFILL, len(self.running), self.admitted
         self.admitted += 1
         self.running.append(entry)
         return entry
 
+    def in_the_way(self) -> Entry[T] | None:
+        """The youngest background entry, if the first who waits would fit but for such entries."""
+        behind = [entry for entry in self.running if entry.background]
+        if not behind or not self.waiting or self._fits(self.waiting[0], self.running):
+            return None
+        others = [entry for entry in self.running if not entry.background]
+        return max(behind, key=lambda entry: entry.turn) if self._fits(self.waiting[0], others) else None
+
     def plan(self) -> Step[T]:
         """What the next forward pass computes. Changes nothing: ``advance`` does, once it has run."""
-        decode = tuple(entry for entry in self.running if entry.state is State.DECODE)
-        prompts = [entry for entry in self.running if entry.state is State.PREFILL]
+        before = [entry for entry in self.running if not entry.background]
+        present = before or self.running
+        decode = tuple(entry for entry in present if entry.state is State.DECODE)
+        prompts = [entry for entry in present if entry.state is State.PREFILL]
         # Large passes compute faster; they may hold up few answers for the sake of many, not the reverse.
         times = min(max(len(prompts) / len(decode), 1), MOST_STEPS) if decode else MOST_STEPS
+        if not before:
+            times = 0.0  # a pass may be given up, and the smaller it is, the less is lost
         room = max(int(times * self.step_tokens) - len(decode), self.step_tokens // 4, 1)
         return Step(decode, tuple(_chunks(prompts, room)))
 
@@ -158,7 +179,7 @@ class Scheduler(Generic[T]):
     def finish(self, entry: Entry[T], state: State = State.FINISHED) -> Move | None:
         """Remove an entry; its row is free at once, and the last row moves into the gap it leaves."""
         if entry.state is State.WAITING:
-            self.waiting.remove(entry)
+            (self.aside if entry.background else self.waiting).remove(entry)
             entry.state = state
             return None
         if not entry.running:
@@ -174,19 +195,29 @@ class Scheduler(Generic[T]):
 
     def expired(self, now: float) -> list[Entry[T]]:
         """Entries whose deadline has passed; they are not removed."""
-        entries = (*self.running, *self.waiting)
-        return [entry for entry in entries if entry.deadline is not None and entry.deadline <= now]
+        return [entry for entry in self.everybody if entry.deadline is not None and entry.deadline <= now]
 
     def clear(self) -> None:
         """Everybody leaves at once."""
-        for entry in (*self.waiting, *self.running):
+        for entry in self.everybody:
             entry.state, entry.row = State.CANCELLED, -1
         self.waiting.clear()
+        self.aside.clear()
         self.running.clear()
 
     @property
+    def everybody(self) -> tuple[Entry[T], ...]:
+        """Who runs, and who waits."""
+        return (*self.running, *self.waiting, *self.aside)
+
+    @property
     def idle(self) -> bool:
-        return not self.waiting and not self.running
+        return not self.everybody
+
+    def _fits(self, entry: Entry[T], beside: Sequence[Entry[T]]) -> bool:
+        """Whether there is a slot and memory for one more beside these."""
+        longest = max(entry.longest, *(other.longest for other in beside), 0)
+        return len(beside) < self.slots and self.cost(len(beside) + 1, longest) <= self.kv_bytes
 
 
 def round_rows(rows: int) -> int:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from serve import sampler
+from serve.attention import InterruptedPassError
 from serve.choice import Chooser
 from serve.grammar import GrammarError
-from serve.job import DeadlineError, EngineError, Job
+from serve.job import DeadlineError, DisplacedError, EngineError, Job
 from serve.kvcache import Segment, SlotCache
 from serve.logprobs import logprobs
-from serve.observer import Observer
+from serve.observer import Observer, Timekeeper
 from serve.prefix import PrefixCache
 from serve.request import Event
 from serve.runner import Runner, Work
@@ -43,27 +44,46 @@ class Steps:
         self.scheduler, self.runner, self.chooser, self.prefixes = scheduler, runner, chooser, prefixes
         self.cache: SlotCache = runner.cache
         self.eos, self.observer, self.clock = eos, observer, clock
+        # Of background requests no figure tells.
+        self.unseen = Timekeeper(observer.clock)
         self.unrouted: list[Job] = []
+        self.shelved: list[Job] = []
+        # Written by whoever brings work, from any thread: a background pass is given up for it.
+        self.urgent = False
         self.generated = 0
 
     @property
     def idle(self) -> bool:
-        return self.scheduler.idle and not self.unrouted
+        return self.scheduler.idle and not self.unrouted and not self.shelved
+
+    def told(self, job: Job) -> Timekeeper:
+        """Whoever is told what happens to a request."""
+        return self.unseen if job.request.background else self.observer
+
+    def put(self, job: Job) -> None:
+        """A new request, to be routed next; one of the background once there is nothing else to do."""
+        (self.shelved if job.request.background else self.unrouted).append(job)
 
     def step(self) -> None:
         """One turn: at most one forward pass of the router, one step of the model."""
         self._expire()
+        if self.shelved and not self.unrouted and not self.scheduler.busy:
+            self.unrouted.append(self.shelved.pop(0))
         if self.unrouted:
             self._route()
-        while not self._about_to_be_known() and (entry := self.scheduler.admit()) is not None:
-            self._begin(entry)
+        self._admit()
         step = self.scheduler.plan()
         if not step:
             return
         work = [(e.payload, Work(e.payload.next_token(), e.payload.weights, True)) for e in step.decode]
         work += [(chunk.entry.payload, self._chunk(chunk)) for chunk in step.prefill]
-        results = self.runner.run([one for _, one in work])
-        self.observer.stepped(sum(len(one.segment.tokens) for _, one in work))
+        background = work[0][0].request.background
+        began = self.clock()
+        try:
+            results = self.runner.run([one for _, one in work], self._give_way if background else None)
+        except InterruptedPassError:
+            return  # to be computed again: none of it has been recorded
+        self.told(work[0][0]).stepped(sum(len(one.segment.tokens) for _, one in work))
         self.scheduler.advance(step)
         jobs, logits = [], []
         for (job, piece), found in zip(work, results, strict=True):
@@ -77,19 +97,23 @@ class Steps:
                 logits.append(found)
         if jobs:
             self._sample(jobs, torch.stack(logits))
+        if background:
+            for job, _ in work:
+                job.times.working += self.clock() - began
 
     def drop(self, job: Job, state: State = State.CANCELLED, outcome: Outcome = "cancelled") -> None:
         """Finished or cancelled: free the slot, now. Harmless when already done."""
         if job.done:
             return
         job.done = True
-        self.observer.ended(job, outcome)
+        self.told(job).ended(job, outcome)
         entry = job.entry
-        if job in self.unrouted:
-            # The scheduler has not heard of it yet.
-            self.unrouted.remove(job)
-            entry.state = state
-            return
+        for place in (self.unrouted, self.shelved):
+            if job in place:
+                # The scheduler has not heard of it yet.
+                place.remove(job)
+                entry.state = state
+                return
         row, used = entry.row, _used(entry)
         if (move := self.scheduler.finish(entry, state)) is not None:
             moved = _used(self.scheduler.running[move.target])
@@ -104,15 +128,22 @@ class Steps:
 
     def fail_all(self, reason: str) -> None:
         """End everybody. No row moves and none is read: this must work after the model has failed."""
-        entries = (*self.scheduler.running, *self.scheduler.waiting)
-        jobs = [*self.unrouted, *(entry.payload for entry in entries)]
+        jobs = [*self.unrouted, *self.shelved, *(entry.payload for entry in self.scheduler.everybody)]
         self.unrouted.clear()
+        self.shelved.clear()
         self.scheduler.clear()
         self.cache.reset()
         for job in jobs:
             job.done = True
-            self.observer.ended(job, "failed")
+            self.told(job).ended(job, "failed")
             self.emit(job, EngineError(reason))
+
+    def fail_background(self, reason: str) -> None:
+        """End all requests of the background."""
+        jobs = [*self.shelved, *self.unrouted, *(entry.payload for entry in self.scheduler.everybody)]
+        for job in jobs:
+            if job.request.background:
+                self.fail(job, DisplacedError(reason))
 
     def emit(self, job: Job, event: Event | BaseException) -> None:
         try:
@@ -122,7 +153,8 @@ class Steps:
 
     def _expire(self) -> None:
         now = self.clock()
-        late = [job for job in self.unrouted if job.entry.deadline is not None and job.entry.deadline <= now]
+        unknown = (*self.unrouted, *self.shelved)
+        late = [job for job in unknown if job.entry.deadline is not None and job.entry.deadline <= now]
         for job in [*late, *(entry.payload for entry in self.scheduler.expired(now))]:
             self.fail(job, DeadlineError("the request was not answered in time"))
 
@@ -149,7 +181,17 @@ class Steps:
             job.weights = self.chooser.weights(job.routing.mixture)
             self.unrouted.remove(job)
             self.scheduler.add(job.entry)
-        self.observer.routed(dynamic, began)
+        for job in dynamic:
+            self.told(job).routed(job, began)
+
+    def _admit(self) -> None:
+        while not self._about_to_be_known():
+            if (entry := self.scheduler.admit()) is not None:
+                self._begin(entry)
+            elif (displaced := self.scheduler.in_the_way()) is not None:
+                self.fail(displaced.payload, DisplacedError("others needed the room; send it again"))
+            else:
+                return
 
     def _about_to_be_known(self) -> bool:
         """Whether the next prompt is being prefilled right now, as when a request asks for several
@@ -161,6 +203,7 @@ class Steps:
             return False
         return any(
             entry.state is State.PREFILL
+            and not entry.background  # that one may wait for this one
             and entry.payload.request.prompt == job.request.prompt
             and self._root(entry.payload) == self._root(job)
             for entry in self.scheduler.running
@@ -168,12 +211,12 @@ class Steps:
 
     def _begin(self, entry: Entry[Job]) -> None:
         job = entry.payload
-        self.observer.admitted(job)
+        self.told(job).admitted(job)
         scheduler = self.scheduler
         most = scheduler.kv_bytes // scheduler.position_bytes
         self.cache.reserve(len(scheduler.running), scheduler.longest, most)
-        if job.scored:
-            return  # the cache has no logits, and without them nothing to score by
+        if job.scored or job.request.background:
+            return  # the cache has no logits, without which there is no score; and its figures are of others
         blocks = self.prefixes.match(self._root(job), job.request.prompt)
         for index, block in enumerate(blocks):
             self.cache.write(entry.row, index * self.prefixes.block, block.layers)
@@ -196,7 +239,12 @@ class Steps:
         job.scores += logprobs(logits, following, [job.request.params.prompt_logprobs or 0] * len(following))
         return last if piece.wanted else None
 
+    def _give_way(self) -> bool:
+        return self.urgent
+
     def _remember(self, job: Job, tokens: list[int]) -> None:
+        if job.request.background:
+            return  # what others come back for must not go for it
         row = job.entry.row
         self.prefixes.insert(self._root(job), tokens, lambda start, stop: self.cache.read(row, start, stop))
 
@@ -224,7 +272,7 @@ class Steps:
         if not job.tokens:
             # Not before the first token: what overflowed must not be remembered.
             self._remember(job, job.request.prompt)
-            self.observer.prefilled(job)
+            self.told(job).prefilled(job)
         if not params.max_tokens:
             self.drop(job, State.FINISHED, "length")
             self.emit(job, job.end_of_prompt())
@@ -233,8 +281,8 @@ class Steps:
             token in self.eos and (constraint is not None or not params.ignore_eos)
         )
         event = job.take(picked, ends)
-        self.generated += 1
-        self.observer.token(job)
+        self.generated += not job.request.background
+        self.told(job).token(job)
         if event.finish_reason:
             # A conversation's next turn begins with this one and its answer.
             self._remember(job, [*job.request.prompt, *job.tokens[:-1]])

@@ -15,7 +15,8 @@ class Times:
 
     arrived: the engine took the request. routing, routed: its batch of the router began and was done; never
     for requests that name their weights. admitted: it got its slot. first: its first token was picked.
-    latest: its last one so far. ended: its slot was free again, with ``outcome``.
+    latest: its last one so far. ended: its slot was free again, with ``outcome``. working: seconds of passes
+    that it took part in, of background requests alone, which wait in between.
     """
 
     arrived: float | None = None
@@ -26,3 +27,4 @@ class Times:
     latest: float | None = None
     ended: float | None = None
     outcome: Outcome | None = None
+    working: float = 0.0

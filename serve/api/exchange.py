@@ -21,7 +21,8 @@ class Exchange:
     path: percent-encoded, without query. trace: the headers ``traceparent`` and ``tracestate``. began, ended:
     seconds of time.monotonic; ``wall`` turns such into unix time. status: 0 = nothing was sent. left: the
     client hung up before the end. answers: the engine's times for each choice. routing: of the first event;
-    finished: of each choice that has ended. trial: the experiment that it takes part in.
+    finished: of each choice that has ended. trial: the experiment that it takes part in. pieces: of the
+    answer's text, None where nobody needs it.
 
     model, prompt_tokens, routing and answers stay empty for requests that ask for no answer, or are refused.
     """
@@ -43,6 +44,7 @@ class Exchange:
     finish_reasons: list[str] = field(default_factory=list)
     trial: Trial | None = None
     answers: list[Times] = field(default_factory=list)
+    pieces: list[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self._epoch = time.time() - time.monotonic()
@@ -63,6 +65,8 @@ class Exchange:
         """One event of an answer."""
         self.completion_tokens = (self.completion_tokens or 0) + len(event.token_ids)
         self.routing = self.routing or event.routing
+        if self.pieces is not None:
+            self.pieces.append(event.text)
         if event.finish_reason:
             self.finish_reasons.append(event.finish_reason)
             self.finished.append(event.routing)

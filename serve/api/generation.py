@@ -20,7 +20,6 @@ from serve.api.schemas import Generation
 from serve.api.streaming import ChunkForm, EventStream, sse
 from serve.api.surface import EngineSurface
 from serve.api.tally import Tally
-from serve.api.trials import begin
 from serve.request import GenerationRequest, Routing
 
 
@@ -69,7 +68,7 @@ async def respond(
         engine.check(request)
     exchange = http.state.exchange
     requests = exchange.asks(body.model, requests, prompt_tokens)
-    begin(http, form.stamp.id, prompts)
+    http.app.state.trials.begin(exchange, engine, form.stamp.id, requests[:: body.choices])
     tally = Tally(prompt_tokens, body.choices)
     if not body.stream:
         answers = await until_disconnect(http.receive, collect(engine, requests, exchange.hears))

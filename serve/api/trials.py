@@ -10,13 +10,15 @@ from typing import Literal
 from fastapi import Request
 
 from serve.api.exchange import Exchange
+from serve.api.routedtasks import RoutedTasks, routed_task
 from serve.api.schemas import Generation
+from serve.api.shadows import Record, Shadow, Shadows
 from serve.api.surface import EngineSurface
 from serve.experiments.board import Asked, Board, Choice
 from serve.experiments.definitions import target as target_of
 from serve.experiments.keeping import Storage
 from serve.experiments.metrics import ExperimentMetrics
-from serve.experiments.records import Served
+from serve.experiments.records import Routed, Served
 from serve.request import GenerationRequest, Target
 
 SESSION = "x-session-id"
@@ -27,12 +29,15 @@ Outcome = Literal["finished", "failed", "refused", "left"]
 @dataclass
 class Trial:
     """One request's part in an experiment. generation: the one that answers. response, prompt: known once it
-    is being answered; prompt is the user's words, or their fingerprint where the experiment stores none."""
+    is being answered; prompt is the user's words, or their fingerprint where the experiment stores none.
+    task: what the router said of it beside an arm that does not ask."""
 
     choice: Choice
     generation: int
     response: str | None = None
     prompt: str | None = field(default=None, repr=False)
+    task: str | None = None
+    shadow: Shadow | None = None
 
     @property
     def label(self) -> str:
@@ -51,7 +56,9 @@ class Trials:
     def __init__(self, board: Board, sink: Storage) -> None:
         self.board, self.sink = board, sink
         self.metrics = ExperimentMetrics(board)
+        self.shadows = Shadows(sink.put, lambda *labels: self.metrics.shadows.labels(*labels).inc())
         self.registries = [self.metrics.registry, sink.metrics]
+        self._routed = RoutedTasks()
         # Feedback may come before the answer has ended, as by whoever stops a bad one.
         self._under_way: dict[str, str] = {}
         self._keeping: asyncio.Task[None] | None = None
@@ -63,13 +70,29 @@ class Trials:
             self._keeping = asyncio.get_running_loop().create_task(self.board.agree())
         return None if choice is None else Trial(choice, asked.generation)
 
-    def begin(self, trial: Trial, response: str, words: str) -> None:
-        """The engine has taken the request, which will be answered under the id ``response``."""
+    def begin(
+        self, exchange: Exchange, engine: EngineSurface, response: str, prompts: Sequence[GenerationRequest]
+    ) -> None:
+        """The engine takes an exchange's prompts, which will be answered under the id ``response``; where it
+        takes part in an experiment, that counts from now on."""
+        trial = exchange.trial
+        if trial is None:
+            return
         choice = trial.choice
+        words = "\n\n".join(turn for request in prompts for turn in request.turns)
         trial.response = response
         trial.prompt = words if choice.experiment.store_prompts else self.sink.fingerprint(words)
         self._under_way[response] = choice.experiment.name
         self.board.expose(choice)
+        # Several answers have no single other one to be held against.
+        if len(exchange.answers) == 1:
+            began = exchange.wall(exchange.began)
+            record = Record(response, choice, trial.prompt, began, trial.generation)
+            trial.shadow = self.shadows.begin(engine, prompts[0], record)
+        if trial.shadow is not None:
+            exchange.pieces = []
+        if not choice.arm.routed and any(arm.routed for arm in choice.experiment.arms):
+            self._routed.ask(engine, prompts[0], lambda task: self._know(trial, task))
 
     def ended(self, exchange: Exchange) -> None:
         """Write down what came of a request that took part; of others, nothing."""
@@ -77,21 +100,33 @@ class Trials:
         if trial is None or trial.response is None:
             return
         outcome, choice = outcome_of(exchange), trial.choice
+        text = "".join(exchange.pieces or ()) if outcome == "finished" else None
+        if trial.shadow is not None:
+            trial.shadow.beside(text)
         labels = (choice.experiment.name, choice.arm.name)
         self.metrics.requests.labels(*labels, outcome).inc()
         if outcome != "refused":
             measured = metrics_of(exchange, outcome)
             if "latency" in measured:
                 self.metrics.latency.labels(*labels).observe(measured["latency"])
-            self.sink.put(_served(exchange, trial, trial.response, measured))
+            text = text if trial.shadow is not None else None
+            self.sink.put(_served(exchange, trial, trial.response, measured, text))
         del self._under_way[trial.response]
+
+    def _know(self, trial: Trial, task: str) -> None:
+        """The router has said which task a request is of; that may be before or after its record is put."""
+        trial.task = task
+        assert trial.response is not None
+        if trial.response not in self._under_way:
+            self.sink.put(Routed(trial.response, trial.choice.experiment.name, task))
 
     async def experiment_of(self, response: str) -> str | None:
         """Name of the experiment that a response belongs to, None where it is not known."""
         if (name := self._under_way.get(response)) is not None:
             return name
         found = await asyncio.to_thread(self.sink.find, response)
-        return None if found is None else found.experiment
+        # A shadow was seen by nobody who could have an opinion of it.
+        return None if found is None or found.shadow else found.experiment
 
 
 def enter(http: Request, engine: EngineSurface, body: Generation, target: Target) -> Target:
@@ -110,14 +145,6 @@ def enter(http: Request, engine: EngineSurface, body: Generation, target: Target
     trials: Trials = http.app.state.trials
     trial = http.state.exchange.trial = trials.enter(asked)
     return target if trial is None else target_of(trial.choice.arm)
-
-
-def begin(http: Request, response: str, prompts: Sequence[GenerationRequest]) -> None:
-    """The engine has taken the request's prompts; where it takes part in an experiment, that counts now."""
-    trial = http.state.exchange.trial
-    if trial is not None:
-        words = "\n\n".join(turn for request in prompts for turn in request.turns)
-        http.app.state.trials.begin(trial, response, words)
 
 
 def outcome_of(exchange: Exchange) -> Outcome:
@@ -150,18 +177,20 @@ def metrics_of(exchange: Exchange, outcome: Outcome) -> dict[str, float]:
     return measured
 
 
-def _served(exchange: Exchange, trial: Trial, response: str, measured: dict[str, float]) -> Served:
-    choice, routing = trial.choice, exchange.routing
-    mixture = {} if routing is None else routing.experts
+def _served(
+    exchange: Exchange, trial: Trial, response: str, measured: dict[str, float], text: str | None
+) -> Served:
+    choice = trial.choice
     return Served(
         response=response,
         experiment=choice.experiment.name,
         version=choice.version,
         arm=choice.arm.name,
         unit=choice.unit,
-        task=max(mixture, key=mixture.__getitem__, default=None),
+        task=routed_task(exchange.routing) or trial.task,
         moment=exchange.wall(exchange.began),
         metrics=measured,
         prompt=trial.prompt,
         generation=trial.generation,
+        text=text,
     )

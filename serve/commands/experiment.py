@@ -10,6 +10,7 @@ from serve.commands import (
     experimentpower,
     experimentreplay,
     experimentreport,
+    experimentshadows,
     experimentstart,
     experimentstop,
 )
@@ -20,5 +21,6 @@ app.command("start")(experimentstart.start)
 app.command("stop")(experimentstop.stop)
 app.command("list")(experimentlist.list_experiments)
 app.command("report")(experimentreport.report)
+app.command("shadows")(experimentshadows.shadows)
 app.command("replay")(experimentreplay.replay)
 app.command("power")(experimentpower.power)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -14,17 +16,18 @@ from compress.errors import InputError
 
 if TYPE_CHECKING:
     from serve.experiments.statistics import Report
+    from serve.experiments.store.store import Store
 
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report there too.")]
 HtmlFile = Annotated[Path | None, typer.Option("--html", metavar="FILE.html", help="The report as a page.")]
+StoreUrl = Annotated[str, typer.Option(metavar="URL", help="The database: sqlite:///FILE or postgresql://….")]
 SQLITE = "sqlite:///"
+DEFAULT_STORE = "sqlite:///state/experiments.db"
 
 
 def report(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT")],
-    store: Annotated[
-        str, typer.Option(metavar="URL", help="The database: sqlite:///FILE or postgresql://….")
-    ] = "sqlite:///state/experiments.db",
+    store: StoreUrl = DEFAULT_STORE,
     before: Annotated[
         str | None,
         typer.Option(
@@ -39,6 +42,15 @@ def report(
     Example: twinserve experiment report dynamic-or-static --html report.html
     """
     from serve.experiments.statistics.source import report_of
+
+    with opened(store) as records:
+        made = report_of(records, name, now=time.time(), before=before)
+    deliver(made, json_file, html)
+
+
+@contextmanager
+def opened(store: str) -> Iterator[Store]:
+    """The database of an endpoint, to be read. Raises InputError for a file that is not there."""
     from serve.experiments.store.store import Store
 
     if store.startswith(SQLITE) and not Path(store.removeprefix(SQLITE)).is_file():
@@ -47,12 +59,11 @@ def report(
         )
     with TemporaryDirectory() as spool:
         # A spool of its own, and nothing deleted: the endpoint's are the endpoint's business.
-        opened = Store.open(store, Path(spool), retention=None)
+        records = Store.open(store, Path(spool), retention=None)
         try:
-            made = report_of(opened, name, now=time.time(), before=before)
+            yield records
         finally:
-            opened.close()
-    deliver(made, json_file, html)
+            records.close()
 
 
 def deliver(made: Report, json_file: Path | None, html: Path | None) -> None:

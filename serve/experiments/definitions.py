@@ -84,7 +84,7 @@ def check(experiment: Experiment, tasks: Collection[str], generation: int | None
 
 def target(arm: Arm) -> Target:
     """The weights that answer for an arm."""
-    if arm.model == "dynamic":
+    if arm.routed:
         return Target("dynamic", policy=arm.policy, arm=arm.name)
     if arm.model == "static":
         return Target("static", arm=arm.name)
@@ -98,6 +98,11 @@ def _check(experiment: Experiment) -> None:
     for what, share in {**shares, "eligible": experiment.eligible.share}.items():
         if 0 < share < least * (1 - 1e-9):
             raise InputError(f"{what}: the share {share:g} is below {least:g}, the finest that is told apart")
-    for key in ("shadow", "canary"):
-        if getattr(experiment, key) is not None:
-            raise InputError(f"{key}: no server runs that yet; leave it out")
+    if experiment.canary is not None:
+        raise InputError("canary: no server runs that yet; leave it out")
+    if experiment.shadow is not None:
+        others = [arm.name for arm in experiment.arms if arm.name != experiment.shadow.arm and arm.share]
+        if not others:
+            raise InputError(
+                f"shadow.arm: all requests go to {experiment.shadow.arm!r} itself; give another arm a share"
+            )

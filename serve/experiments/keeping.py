@@ -10,7 +10,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 
-from serve.experiments.records import Change, Feedback, Served
+from serve.experiments.records import Change, Feedback, Routed, Served
 
 
 class Keeper(Protocol):
@@ -29,7 +29,7 @@ class Keeper(Protocol):
 class Sink(Protocol):
     """Takes records."""
 
-    def put(self, record: Served) -> None:
+    def put(self, record: Served | Routed) -> None:
         """Keep it some time soon. Never blocks, never raises."""
         ...
 

@@ -6,10 +6,11 @@ import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from serve.experiments.records import Change, Feedback, Served
+from serve.experiments.records import Change, Feedback, Routed, Served
 
 # Responses whose feedback can still be matched; about a kilobyte each.
 MOST_REMEMBERED = 20_000
@@ -36,7 +37,11 @@ class Memory:
     def save_experiment(self, change: Change) -> None:
         self._history.setdefault(change.name, {})[change.version] = change
 
-    def put(self, record: Served) -> None:
+    def put(self, record: Served | Routed) -> None:
+        if isinstance(record, Routed):
+            if (known := self._served.get(record.response)) is not None and known.task is None:
+                self._served[record.response] = replace(known, task=record.task)
+            return
         self._served[record.response] = record
         while len(self._served) > self.most:
             forgotten, _ = self._served.popitem(last=False)

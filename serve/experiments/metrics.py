@@ -31,6 +31,12 @@ class ExperimentMetrics:
             buckets=WHOLE_REQUEST,
             registry=self.registry,
         )
+        self.shadows = Counter(
+            "twinserve_experiment_shadows",
+            "Answers beside those that clients saw, by how they ended.",
+            ["experiment", "outcome"],
+            registry=self.registry,
+        )
         self.registry.register(_Standings(board))
 
 

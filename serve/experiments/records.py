@@ -14,10 +14,12 @@ class Served:
     """One response of an arm.
 
     response: the id that clients see (``chatcmpl-…``, ``cmpl-…``). experiment, version: which experiment,
-    numbered anew by every change. unit: hash of the unit of assignment. task: the expert that weighs most,
-    None where the router trusted none. metrics: the automatic ones, by name. moment: seconds since 1970.
+    numbered anew by every change. unit: hash of the unit of assignment. task: the expert to which the router
+    gave most weight, ``base`` where it trusted none, None where it is not known. metrics: the automatic ones,
+    by name. moment: seconds since 1970.
     prompt: hash, or text where the experiment stores prompts. shadow: nobody saw it; it answers beside
-    ``beside``. text: of shadowed answers alone.
+    ``beside``, and has the metrics ``agreement``, 1 where it says the same, and ``latency`` without waiting.
+    text: of shadows and of answers that have one.
     """
 
     response: str
@@ -33,6 +35,15 @@ class Served:
     shadow: bool = False
     beside: str | None = None
     text: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Routed:
+    """The task of a response whose arm does not ask the router, told when it has been asked after all."""
+
+    response: str
+    experiment: str
+    task: str
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,14 @@ class Arm(Strict):
     generation: int | None = Field(None, ge=1)
     share: float = Field(ge=0, le=1, allow_inf_nan=False)
 
+    @property
+    def routed(self) -> bool:
+        """Whether the router chooses its weights."""
+        return self.model == "dynamic"
+
     @model_validator(mode="after")
     def _policy_of_the_router(self) -> Arm:
-        if self.policy is not None and self.model != "dynamic":
+        if self.policy is not None and not self.routed:
             raise ValueError(f"arm {self.name!r}: a policy needs model: dynamic, not {self.model}")
         return self
 
@@ -70,7 +75,7 @@ class Eligibility(Strict):
 
 
 class Shadow(Strict):
-    """The arm that answers too, unseen: a share of the requests, at most so many at once."""
+    """The arm that answers too, unseen: a share of the requests that other arms answer, ``most`` at once."""
 
     arm: Name
     share: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)

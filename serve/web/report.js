@@ -10,7 +10,7 @@ const BAD = /^(broken|worse)$/i;
 
 /** Everything that a report tells. live: whether it changes by itself. */
 export function reportView(report, live) {
-  const { arms = [], metrics = [], guardrails = [], tasks = [], notes = [] } = report;
+  const { arms = [], metrics = [], guardrails = [], tasks = [], shadow, notes = [] } = report;
   return html`
     <section class="report" aria-labelledby="experiment">
       <header>
@@ -33,6 +33,7 @@ export function reportView(report, live) {
       ${guardrails.length
         ? html`<div class="card"><h3>Guardrails</h3>${guardrailTable(guardrails)}</div>` : nothing}
       ${tasks.length ? html`<div class="card"><h3>By routed task</h3>${taskTable(tasks)}</div>` : nothing}
+      ${shadow ? shadowCard(shadow) : nothing}
       ${notes.map((note) => html`<p class="quiet">${note}</p>`)}
     </section>`;
 }
@@ -116,9 +117,27 @@ function guardrailTable(guardrails) {
 function taskTable(tasks) {
   const columns = ["Task", "Arm", "Metric", "# Units", "# Mean", "# Effect", "# Interval"];
   return table("By routed task", columns, tasks.map((one) => [
-    one.task ?? "no expert trusted", one.arm, one.metric, asCount(one.units), asValue(one.mean),
+    taskName(one.task), one.arm, one.metric, asCount(one.units), asValue(one.mean),
     asEffect(one.effect), asInterval(one.low, one.high),
   ]));
+}
+
+function shadowCard({ arm, failed, rows }) {
+  const columns = ["Task", "# Pairs", "# Same text", "# Interval", "# Latency (s)", "# Shadow's (s)"];
+  return html`
+    <div class="card">
+      <h3>${arm} in the shadow</h3>
+      ${table("Shadow", columns, rows.map((row) => [
+        row.task === null ? "all" : taskName(row.task), asCount(row.pairs), asPercent(row.agreement),
+        asInterval(row.low, row.high), asValue(row.latency), asValue(row.shadow_latency),
+      ]))}
+      <p class="quiet">It answers the same requests, unseen; its latency is without waiting.
+        ${failed ? `${asCount(failed)} of its answers failed.` : nothing}</p>
+    </div>`;
+}
+
+function taskName(task) {
+  return task === "base" ? "no expert trusted" : task;
 }
 
 function judged(word) {

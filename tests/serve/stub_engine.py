@@ -83,7 +83,8 @@ class StubEngine:
         try:
             routing = self._routing(request)
             await self._step(0)
-            yield Event("", (), routing)
+            ended = not request.params.max_tokens
+            yield Event("", (), routing, "length" if ended else None)
             words = ANSWER[: request.params.max_tokens]
             for number, word in enumerate(words, 1):
                 await self._step(number)

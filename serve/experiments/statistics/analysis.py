@@ -13,6 +13,7 @@ from serve.experiments.statistics.mismatch import ALARM, mismatch
 from serve.experiments.statistics.mismatch import p_value as mismatch_p_value
 from serve.experiments.statistics.observations import Observations, observe
 from serve.experiments.statistics.report import ArmReport, Excluded, MetricReport, Report, SampleRatio
+from serve.experiments.statistics.shadows import shadowed
 from serve.experiments.statistics.verdicts import decide, sentences
 
 
@@ -35,9 +36,10 @@ def analyse(
 
     Raises InputError for values that are not finite, or not 0 or 1 where they are declared binary.
     """
+    records = [one for one in served if one.moment <= now]
     seen = observe(
         experiment,
-        (one for one in served if one.moment <= now),
+        records,
         (one for one in feedback if one.moment <= now),
     )
     started = float(seen.seen.min()) if len(seen.seen) else None
@@ -78,6 +80,7 @@ def analyse(
         over_time={view.metric.name: view.over_time() for view in views},
         guardrails=guardrails,
         tasks=[row for view in views for row in view.tasks()],
+        shadow=shadowed(experiment, records),
         srm=ratio,
         excluded=Excluded(mixed=seen.mixed, shadows=seen.shadows, unmatched=seen.unmatched),
         verdicts=verdicts,

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import datetime
 
+from compress.compose import BASE
+
 # design -> (name of the always-valid intervals, of the others, what those by task are worth)
 METHODS = {
     "randomised": ("always-valid", "at the end", "one look at the end, not corrected: hints, no decisions"),
     "paired": ("", "paired bootstrap", "not corrected for their number: hints, no decisions"),
 }
 NONE = "–"
+
+
+def named(task: str) -> str:
+    """A task, in words where it is none."""
+    return "(no expert)" if task == BASE else task
 
 
 def number(value: float | None) -> str:

@@ -168,7 +168,7 @@ class MetricView:
             if (row := self._task(place, task, arm.name)) is not None
         ]
 
-    def _task(self, place: int, task: str | None, arm: str) -> TaskRow | None:
+    def _task(self, place: int, task: str, arm: str) -> TaskRow | None:
         keep = self.values.task == place
         means, _ = unit_means(self.values, len(self.seen.arm), keep)
         own = means[(self.seen.arm == self._place(arm)) & np.isfinite(means)]

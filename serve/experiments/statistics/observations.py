@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compress.compose import BASE
 from compress.errors import InputError
 from serve.experiments.records import Feedback, Served
 from serve.experiments.spec import AUTOMATIC, Experiment, Metric
@@ -18,8 +19,8 @@ Known = tuple[float, float]
 
 @dataclass(frozen=True)
 class Values:
-    """One metric of all responses that have it, m of them: unit and task [m] as indices, value [m], moment
-    [m] from which the value is known, in seconds since 1970."""
+    """One metric of all responses that have it, m of them: unit and task [m] as indices, -1 where the task is
+    not known, value [m], moment [m] from which the value is known, in seconds since 1970."""
 
     unit: np.ndarray
     task: np.ndarray
@@ -43,7 +44,7 @@ class Observations:
     responses: np.ndarray
     first_arm: np.ndarray
     first_version: np.ndarray
-    tasks: tuple[str | None, ...]
+    tasks: tuple[str, ...]
     metrics: Mapping[str, Values]
     mixed: int
     shadows: int
@@ -99,9 +100,10 @@ def observe(experiment: Experiment, served: Iterable[Served], feedback: Iterable
     )
 
 
-def _tasks(records: Sequence[Served]) -> tuple[str | None, ...]:
-    named = sorted({record.task for record in records if record.task is not None})
-    return (*named, None) if any(record.task is None for record in records) else tuple(named)
+def _tasks(records: Sequence[Served]) -> tuple[str, ...]:
+    # What no expert was trusted with stands last.
+    known = {record.task for record in records if record.task is not None}
+    return tuple(sorted(known, key=lambda task: (task == BASE, task)))
 
 
 def told(
@@ -128,14 +130,15 @@ def _values(
     records: Sequence[Served],
     said: Mapping[str, Sequence[Feedback]],
     units: Mapping[str, int],
-    tasks: Sequence[str | None],
+    tasks: Sequence[str],
 ) -> Values:
     places = {task: place for place, task in enumerate(tasks)}
     found = []
     for record in records:
         value = known(metric, record, said.get(record.response, ()))
         if value is not None:
-            found.append((units[record.unit], places[record.task], *value))
+            task = -1 if record.task is None else places[record.task]
+            found.append((units[record.unit], task, *value))
     columns = np.array(found, float).reshape(-1, 4)
     return Values(columns[:, 0].astype(int), columns[:, 1].astype(int), columns[:, 2], columns[:, 3])
 

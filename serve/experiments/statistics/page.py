@@ -26,7 +26,8 @@ def page(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        name: getattr(figures, name) for name in ("number", "effect", "percent", "span", "p_text", "at")
+        name: getattr(figures, name)
+        for name in ("named", "number", "effect", "percent", "span", "p_text", "at")
     }
     source = files("serve").joinpath("experiments/statistics/templates/experiment.html.j2")
     always, fixed, tasks = figures.METHODS[report.design]

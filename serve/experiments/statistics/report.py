@@ -90,10 +90,10 @@ class Guardrail(Part):
 
 
 class TaskRow(Part):
-    """One metric of one arm on responses of one task (None: the router trusted no expert). low, high: of the
-    effect, by one look at the end, not corrected for the number of tasks: a hint and no decision."""
+    """One metric of one arm on responses of one task (``base``: the router trusted no expert). low, high: of
+    the effect, by one look at the end, not corrected for the number of tasks: a hint and no decision."""
 
-    task: str | None
+    task: str
     arm: str
     metric: str
     units: int
@@ -101,6 +101,30 @@ class TaskRow(Part):
     effect: float | None = None
     low: float | None = None
     high: float | None = None
+
+
+class ShadowRow(Part):
+    """Requests that two arms answered. task: the one that the router saw, ``base`` where it trusted none,
+    None in the row of all. agreement: the share of equal texts; low, high: its Wilson interval, in which
+    every pair counts as an observation of its own. latency: mean seconds as clients had them;
+    shadow_latency: of the unseen answers, without their waiting."""
+
+    task: str | None
+    pairs: int
+    agreement: float | None = None
+    low: float | None = None
+    high: float | None = None
+    latency: float | None = None
+    shadow_latency: float | None = None
+
+
+class ShadowReport(Part):
+    """An arm that answers unseen. rows: all pairs, then by task where there are several. failed: unseen
+    answers that ended by their own fault."""
+
+    arm: str
+    failed: int
+    rows: list[ShadowRow]
 
 
 class SampleRatio(Part):
@@ -147,6 +171,7 @@ class Report(Part):
     over_time: dict[str, list[Point]] = Field(default_factory=dict)
     guardrails: list[Guardrail] = Field(default_factory=list)
     tasks: list[TaskRow] = Field(default_factory=list)
+    shadow: ShadowReport | None = None
     srm: SampleRatio | None
     excluded: Excluded = Excluded()
     verdicts: list[Verdict]

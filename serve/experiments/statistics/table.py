@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from serve.experiments.statistics.figures import METHODS, at, effect, number, p_text, percent, span
-from serve.experiments.statistics.report import MetricReport, Report
+from serve.experiments.statistics.figures import METHODS, at, effect, named, number, p_text, percent, span
+from serve.experiments.statistics.report import MetricReport, Report, ShadowReport
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -21,6 +21,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_guardrails(report))
     if report.tasks:
         console.print(_tasks(report))
+    if report.shadow is not None:
+        console.print(_shadow(report.shadow))
     for line in (*left_out(report), *report.notes):
         console.print(line, highlight=False, markup=False)
     console.print(report.decision, style="bold", highlight=False, markup=False)
@@ -88,6 +90,18 @@ def _tasks(report: Report) -> Table:
     title = f"by task: {METHODS[report.design][2]}"
     table = _table(title, "task", "metric", "arm", "units", "mean", "effect", "interval", left=3)
     for row in report.tasks:
-        cells = (row.task or "(none)", row.metric, row.arm, f"{row.units:,}", number(row.mean))
+        cells = (named(row.task), row.metric, row.arm, f"{row.units:,}", number(row.mean))
         _add(table, *cells, effect(row.effect), span(row.low, row.high))
+    return table
+
+
+def _shadow(shadow: ShadowReport) -> Table:
+    title = f"{shadow.arm} in the shadow"
+    table = _table(title, "task", "pairs", "same text", "interval", "latency, s", "shadow's, s")
+    for row in shadow.rows:
+        cells = ["all" if row.task is None else named(row.task), f"{row.pairs:,}", percent(row.agreement)]
+        cells += [span(row.low, row.high), number(row.latency), number(row.shadow_latency)]
+        _add(table, *cells)
+    if shadow.failed:
+        table.caption = f"{shadow.failed:,} failed"
     return table

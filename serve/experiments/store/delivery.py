@@ -8,7 +8,7 @@ from typing import Any, get_args
 from sqlalchemy import Connection, Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from serve.experiments.records import Change, Feedback, Served, State
+from serve.experiments.records import Change, Feedback, Routed, Served, State
 from serve.experiments.store.errors import VersionTakenError
 from serve.experiments.store.lines import Record
 from serve.experiments.store.tables import FEEDBACK, SERVED, UNITS, VERSIONS
@@ -23,6 +23,11 @@ def deliver(connection: Connection, records: Sequence[Record]) -> None:
     if served:
         connection.execute(_insert(connection, SERVED).on_conflict_do_nothing(), _rows(served))
         _count_units(connection, served)
+    for record in records:
+        if isinstance(record, Routed):
+            same = (SERVED.c.response == record.response, SERVED.c.experiment == record.experiment)
+            unknown = update(SERVED).where(*same, SERVED.c.task.is_(None))
+            connection.execute(unknown.values(task=record.task))
     feedback = [record for record in records if isinstance(record, Feedback)]
     if feedback:
         # Sorted, so that two servers never wait for each other's rows; what has one key stays in its order.

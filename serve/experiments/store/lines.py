@@ -9,10 +9,15 @@ from typing import Any
 from zlib import crc32
 
 from compress.errors import InputError
-from serve.experiments.records import Change, Feedback, Served
+from serve.experiments.records import Change, Feedback, Routed, Served
 
-Record = Served | Feedback | Change
-KINDS: dict[str, type[Record]] = {"served": Served, "feedback": Feedback, "change": Change}
+Record = Served | Routed | Feedback | Change
+KINDS: dict[str, type[Record]] = {
+    "served": Served,
+    "routed": Routed,
+    "feedback": Feedback,
+    "change": Change,
+}
 # Free text, where a character that cannot be stored is replaced instead of refused.
 FREE = {"prompt", "text", "reason"}
 # Characters of an id: PostgreSQL's indexes take about 2,700 bytes for all columns of a key.

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from compress.errors import InputError
-from serve.experiments.records import Served
+from serve.experiments.records import Routed, Served
 from serve.experiments.store.errors import StoreFullError
 from serve.experiments.store.lines import Record, encode
 from serve.experiments.store.pending import Pending
@@ -63,7 +63,7 @@ class Writer:
         try:
             line = encode(record)
         except InputError as error:
-            if not isinstance(record, Served):
+            if not isinstance(record, Served | Routed):
                 raise
             self._drop("invalid", str(error))
             return
@@ -76,7 +76,7 @@ class Writer:
                 self._told.discard("bound")
                 self._changed.notify()
                 return
-        if not isinstance(record, Served):
+        if not isinstance(record, Served | Routed):
             raise StoreFullError(FULL if full else "the server is shutting down; try again later")
         self._drop("bound", FULL)
 

@@ -15,15 +15,16 @@ from compress.errors import InputError
 from serve.commands.experimentpower import power
 from serve.commands.experimentreplay import replay
 from serve.commands.experimentreport import report
+from serve.commands.experimentshadows import shadows
 from serve.experiments.statistics.source import report_of
 from tests import tiny
 from tests.bundles import write_recipe
 from tests.commands import run
-from tests.serve.experiments.statistics.drawn import NOW, experiment, records
+from tests.serve.experiments.statistics.drawn import NOW, experiment, records, served
 from tests.serve.packed import COSTS
 
 app = typer.Typer()
-for command in (report, power, replay):
+for command in (report, shadows, power, replay):
     app.command()(command)
 
 
@@ -182,3 +183,27 @@ def test_a_real_bundle_is_replayed(tmp_path, monkeypatch):
     assert found["metrics"][1]["arms"][0]["mean"] > 0
     assert "No difference shown between sums and static" in found["decision"]
     assert "paired bootstrap" in (tmp_path / "r.html").read_text()
+
+
+def test_pairs_that_differ_are_shown_and_no_others(stored):
+    for version in stored.versions:
+        version.definition = experiment(shadow={"arm": "dynamic"}, store_prompts=True).model_dump_json()
+    stored.shown = []
+    for number, (said, other) in enumerate([("a", "a"), ("[b]left[/b]", "right"), ("c" * 300, "c")]):
+        front = served(number, "static", task=None, prompt=f"prompt {number}", text=said)
+        behind = {"metrics": {"agreement": float(said == other)}, "shadow": True, "beside": front.response}
+        stored.shown += [front, served(10 + number, "dynamic", text=other, **behind)]
+    done = invoke("shadows", "trial", "--store", "sqlite:///there.db")
+    assert done.exit_code == 0, done.output
+    assert "[b]left[/b]" in done.output and "prompt 0" not in done.output and "c…" in done.output
+    assert done.output.index("prompt 2") < done.output.index("prompt 1"), "the latest first"
+    assert "2 of 3 pairs differ" in done.output
+    less = invoke("shadows", "trial", "--store", "sqlite:///there.db", "--limit", 1)
+    assert "prompt 1" not in less.output and "2 of 3 pairs differ" in less.output
+
+
+def test_without_a_shadow_there_are_no_pairs(stored):
+    done = invoke("shadows", "trial", "--store", "sqlite:///there.db")
+    assert isinstance(done.exception, InputError) and "has no shadow" in str(done.exception)
+    done = invoke("shadows", "other", "--store", "sqlite:///there.db")
+    assert "there is no experiment 'other'" in str(done.exception)

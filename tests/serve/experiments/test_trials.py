@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from router.policy import Policy
+from serve.api import routedtasks
 from serve.api.app import create_app
 from serve.experiments.assignment import pseudonym
 from serve.experiments.memory import Memory
@@ -25,6 +26,7 @@ from tests.serve.experiments.made import (
     ARMS,
     Clock,
     TimedEngine,
+    arms,
     begin,
     client,
     complete,
@@ -65,7 +67,7 @@ async def test_each_user_gets_an_arm_and_headers_and_records_say_which(engine):
             record = memory.find(response.json()["id"])
             assert (record.experiment, record.version, record.arm) == ("trial", 1, arm)
             assert (record.unit, record.generation) == (pseudonym("trial", user), 3)
-            assert record.task == (None if arm == "old" else "sorting")
+            await until(lambda record=record: memory.find(record.response).task == "sorting")
             expected = {"latency", "first_token", "completion_tokens", "error"}
             assert set(record.metrics) == expected | ({"abstention"} if arm == "new" else set())
             assert 0 < record.metrics["first_token"] <= record.metrics["latency"] < 10
@@ -265,3 +267,57 @@ async def test_what_time_has_changed_is_kept_without_anybody_waiting(engine):
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as http:
         assert "x-twinserve-experiment" not in (await complete(http, "ann")).headers
     await until(lambda: [one.state for one in memory.experiments()] == ["stopped"])
+
+
+@in_loop
+async def test_the_router_is_asked_for_arms_that_do_not_ask_it(engine):
+    """In the background, with what it reads alone, and whether it knows before or after the answer ends."""
+    memory = Memory()
+    async with client(engine, memory) as http:
+        await begin(http, arms=ONLY_OLD)
+        for prompt, stream in (("sort these", False), ("sort those", True)):
+            response = await complete(http, "ann", prompt=prompt, stream=stream)
+            assert response.headers["x-twinserve-arm"] == "old"
+        await until(lambda: [one.task for one in memory.served("trial")] == ["sorting"] * 2)
+        asked = [request for request in engine.requests if request.background]
+        assert [one.turns for one in asked] == [("sort these",), ("sort those",)]
+        assert {(one.target.kind, len(one.prompt), one.params.max_tokens) for one in asked} == {
+            ("dynamic", 1, 0)
+        }
+
+
+@in_loop
+async def test_nobody_asks_the_router_where_no_arm_does(engine):
+    memory = Memory()
+    async with client(engine, memory) as http:
+        await begin(http, arms=arms(a=0.5, b=0.5))
+        for user in "abcdef":
+            await complete(http, user)
+        assert not any(request.background for request in engine.requests)
+        assert {one.task for one in memory.served("trial")} == {None}
+
+
+@in_loop
+async def test_a_router_that_has_no_time_leaves_the_task_unknown(engine, monkeypatch):
+    memory = Memory()
+    monkeypatch.setattr(routedtasks, "MOST", 1)
+    gate, stream = asyncio.Event(), engine.stream
+
+    async def late(request):
+        if request.background:
+            await gate.wait()
+            raise DeadlineError("late")
+        async for event in stream(request):
+            yield event
+
+    engine.stream = late
+    async with client(engine, memory) as http:
+        await begin(http, arms=ONLY_OLD)
+        for user in "abc":
+            assert (await complete(http, user)).status_code == 200
+        gate.set()
+        await asyncio.sleep(0.05)
+        assert [one.task for one in memory.served("trial")] == [None] * 3
+        engine.stream = stream
+        await complete(http, "ann")
+        await until(lambda: list(memory.served("trial"))[-1].task == "sorting")

@@ -146,11 +146,13 @@ def test_what_was_recorded_later_is_not_known_yet():
 
 
 def test_tasks_are_compared_within_themselves():
-    shown = [served(i, ("static", "dynamic")[i % 2], task=("a", None)[i // 2 % 2]) for i in range(400)]
-    told = [said(i, reward=float(i % 2 and i // 2 % 2 == 0) + i % 7 / 10) for i in range(400)]
+    shown = [served(i, ("static", "dynamic")[i % 2], task=("a", "base")[i // 2 % 2]) for i in range(400)]
+    shown += [served(i, "static", task=None) for i in range(400, 500)]
+    told = [said(i, reward=float(i % 2 and i // 2 % 2 == 0) + i % 7 / 10) for i in range(500)]
     rows = {(one.task, one.arm): one for one in analyse(experiment(), shown, told, now=NOW).tasks}
     assert rows["a", "static"].effect is None and rows["a", "dynamic"].units == 100
-    assert rows["a", "dynamic"].low > 0.5 and rows[None, "dynamic"].low < 0 < rows[None, "dynamic"].high
+    assert rows["a", "dynamic"].low > 0.5 and rows["base", "dynamic"].low < 0 < rows["base", "dynamic"].high
+    assert rows["a", "static"].units == rows["base", "static"].units == 100 and len(rows) == 4
 
 
 def test_the_past_of_the_same_units_narrows_the_intervals():

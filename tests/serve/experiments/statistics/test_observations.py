@@ -74,11 +74,11 @@ def test_feedback_does_not_overrule_what_the_server_measured():
 
 
 def test_versions_and_tasks_are_those_of_the_response():
-    shown = [served(0, "static", "u", version=2, task=None), served(1, "static", "u", version=3, task="a")]
-    seen = observe(TRIAL, reversed(shown), [said(0, reward=1.0), said(1, reward=2.0)])
-    assert seen.version.tolist() == [2] and seen.tasks == ("a", None)
-    values = seen.metrics["reward"]
-    assert [seen.tasks[task] for task in values.task] == [None, "a"]
+    tasks = ["base", "c", None]
+    shown = [served(i, "static", "u", version=2 + i, task=task) for i, task in enumerate(tasks)]
+    seen = observe(TRIAL, reversed(shown), [said(i, reward=1.0) for i in range(3)])
+    assert seen.version.tolist() == [2] and seen.tasks == ("c", "base"), "no expert stands last"
+    assert seen.metrics["reward"].task.tolist() == [1, 0, -1], "what is not known belongs to no task"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from serve.experiments.statistics import analyse
 from serve.experiments.statistics.page import page
+from serve.experiments.statistics.report import ShadowReport, ShadowRow
 from serve.experiments.statistics.table import print_report
 from tests.serve.experiments.statistics.drawn import NOW, experiment, records, served
 
@@ -98,3 +99,17 @@ def test_names_from_outside_are_text(report):
     assert "<script" not in html and "&lt;script&gt;" in html
     arm = report.arms[0].model_copy(update={"name": "[bold]a[/bold]"})
     assert "[bold]a[/bold]" in printed(report.model_copy(update={"arms": [arm]}))
+
+
+def test_shadows_are_shown_where_there_are_some(report):
+    row = {"pairs": 40, "agreement": 0.75, "low": 0.6, "high": 0.86, "latency": 0.5, "shadow_latency": 0.25}
+    rows = [ShadowRow(task=None, **row), ShadowRow(task="<sums>", **row), ShadowRow(task="base", pairs=0)]
+    shadow = ShadowReport(arm="dynamic", failed=3, rows=rows)
+    found = report.model_copy(update={"shadow": shadow})
+    text = printed(found)
+    assert "dynamic in the shadow" in text and "3 failed" in text and "<sums>" in text
+    assert "75 %" in text and "(no expert)" in text
+    html = page(found)
+    Balanced(html)
+    assert "dynamic in the shadow" in html and "&lt;sums&gt;" in html and "3 of its answers failed" in html
+    assert "in the shadow" not in page(report) and "in the shadow" not in printed(report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from serve.experiments.records import Change, Feedback, Served
+from serve.experiments.records import Change, Feedback, Routed, Served
 
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 IDS = st.text(CHARACTERS, max_size=20)
@@ -41,4 +41,5 @@ CHANGES = st.builds(
     arms=TEXTS,
     traffic=TEXTS,
 )
-RECORDS = SERVED | FEEDBACK | CHANGES
+ROUTED = st.builds(Routed, response=IDS, experiment=IDS, task=IDS)
+RECORDS = SERVED | ROUTED | FEEDBACK | CHANGES

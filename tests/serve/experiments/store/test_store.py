@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compress.errors import InputError
+from serve.experiments.records import Routed
 from serve.experiments.store import reading
 from serve.experiments.store.delivery import deliver
 from serve.experiments.store.errors import VersionTakenError
@@ -54,6 +55,20 @@ def test_responses_are_found_from_the_moment_that_they_were_put(store: Store) ->
     assert store.pending.find("cmpl-7") is None
     assert store.find("cmpl-7") == served(7)
     assert store.find("cmpl-50") is None
+
+
+def test_a_task_that_is_told_later_is_the_responses_own_and_never_replaces_one(store: Store) -> None:
+    records = [served(number, task=task) for number, task in enumerate([None, "base", None, None], 1)]
+    for record in records:
+        store.put(record)
+    name = records[0].experiment
+    store.put(Routed("cmpl-1", name, "sums"))
+    flush(store)
+    for response, experiment in (("cmpl-2", name), ("cmpl-3", "another"), ("gone", name), ("cmpl-4", name)):
+        store.put(Routed(response, experiment, "lists"))
+    flush(store)
+    found = {record.response: record.task for record in store.served(name)}
+    assert found == {"cmpl-1": "sums", "cmpl-2": "base", "cmpl-3": None, "cmpl-4": "lists"}
 
 
 def test_responses_come_out_by_experiment_and_version_the_oldest_first(store: Store) -> None:

@@ -1,0 +1,175 @@
+"""What a shadow costs the answers that clients see: latency with and without one, in turns, at half load.
+
+    python -m benchmarks.experiments.shadow BUNDLE
+
+Serves the bundle by ``twinserve serve``, finds how many requests a second it answers at most, and lets half
+as many come at random moments (Poisson), in blocks: in every second one each request has a shadow. Answers
+are of the merged model, shadows are routed. Writes benchmarks/results/shadow.json.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.soak.__main__ import served
+from serve.evaluate import Item, read_data
+
+DATA = Path("examples/zoo/data/test")
+RESULT = Path("benchmarks/results/shadow.json")
+NAME, HEADER = "twin", "x-block"
+BLOCKS = ("without", "with")
+TOKENS = 32
+# To find out how many requests a second are answered at most: so many, so many of them at once.
+FLOOD, TOGETHER = 64, 16
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
+    rounds: Annotated[int, typer.Option(help="Blocks of each kind.")] = 6,
+    seconds: Annotated[float, typer.Option(help="Of each block.")] = 45.0,
+    load: Annotated[float, typer.Option(help="Share of the most requests a second.")] = 0.5,
+    result: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULT,
+) -> None:
+    """Measure latencies."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "serve.yaml"
+        declared = Path(folder) / "experiments.yaml"
+        declared.write_text(yaml.safe_dump({"experiments": [_experiment(block) for block in BLOCKS]}))
+        store = {"state": str(Path(folder) / "state")}
+        file.write_text(yaml.safe_dump({"experiments": {"file": str(declared), "store": store}}))
+        with served(bundle.resolve(), "--config", str(file), "--name", NAME) as (url, _):
+            facts = asyncio.run(_measured(url, bundle, rounds, seconds, load))
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps(facts, indent=2) + "\n")
+    _show(facts)
+
+
+def _experiment(block: str) -> dict[str, Any]:
+    arms = [{"name": "static", "model": "static", "share": 1}, {"name": "dynamic", "share": 0}]
+    shadow = {"shadow": {"arm": "dynamic", "most": 8}} if block == "with" else {}
+    metrics = [{"name": "latency", "direction": "lower"}]
+    # A layer each, so that both take all of their requests; of other layers, so of other blocks.
+    common = {"unit": "request", "layer": block, "eligible": {"headers": {HEADER: block}}}
+    return {"name": block, "arms": arms, "metrics": metrics, **common, **shadow}
+
+
+async def _measured(url: str, bundle: Path, rounds: int, seconds: float, load: float) -> dict[str, Any]:
+    tasks = json.loads((bundle / "bundle.json").read_text())["tasks"]
+    items = [item for own in read_data(DATA, tasks, 50).values() for item in own]
+    chosen = random.Random(0)
+    chosen.shuffle(items)
+    endless = itertools.cycle(items)
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
+        most = await _flood(http, endless)
+        latencies: dict[str, list[list[float]]] = defaultdict(list)
+        order = [block for turn in range(rounds) for block in (BLOCKS if turn % 2 == 0 else BLOCKS[::-1])]
+        for block in track(order, description="blocks"):
+            latencies[block].append(await _block(http, endless, block, chosen, seconds, load * most))
+        told = (await http.get("/metrics")).text
+    start = "twinserve_experiment_shadows_total{"
+    shadows = dict(line.rsplit(" ", 1) for line in told.splitlines() if line.startswith(start))
+    return {
+        "requests a second at most": most,
+        "load": load,
+        "seconds a block": seconds,
+        "latency, s": {block: _figures(latencies[block]) for block in BLOCKS},
+        "with over without": {
+            name: _ratio(latencies["with"], latencies["without"], quantile)
+            for name, quantile in (("p50", 0.5), ("p95", 0.95))
+        },
+        "shadows": {key.split('outcome="')[1].rstrip('"}'): float(n) for key, n in shadows.items()},
+        "blocks": {block: latencies[block] for block in BLOCKS},
+    }
+
+
+async def _flood(http: httpx.AsyncClient, items: Any) -> float:
+    """Requests answered a second when more wait than are answered together; the first ones warm up."""
+    gate = asyncio.Semaphore(TOGETHER)
+
+    async def one() -> None:
+        async with gate:
+            await _ask(http, next(items), "none")
+
+    await asyncio.gather(*(one() for _ in range(FLOOD // 2)))
+    began = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(FLOOD)))
+    return FLOOD / (time.perf_counter() - began)
+
+
+async def _block(
+    http: httpx.AsyncClient, items: Any, block: str, chosen: random.Random, seconds: float, rate: float
+) -> list[float]:
+    """Latencies of the requests that came within ``seconds``; then a pause, until everything rests."""
+    asked = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        asked.append(asyncio.create_task(_ask(http, next(items), block)))
+        await asyncio.sleep(chosen.expovariate(rate))
+    found = list(await asyncio.gather(*asked))
+    await asyncio.sleep(5)
+    return found
+
+
+async def _ask(http: httpx.AsyncClient, item: Item, block: str) -> float:
+    body = {
+        "model": NAME,
+        "messages": item.messages,
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "ignore_eos": True,
+    }
+    began = time.perf_counter()
+    response = await http.post("/v1/chat/completions", json=body, headers={HEADER: block})
+    response.raise_for_status()
+    return time.perf_counter() - began
+
+
+def _figures(blocks: list[list[float]]) -> dict[str, float]:
+    values = np.concatenate(blocks)
+    quantiles = {name: float(np.quantile(values, q)) for name, q in (("p50", 0.5), ("p95", 0.95))}
+    return {"requests": len(values), "mean": float(values.mean()), **quantiles}
+
+
+def _ratio(with_: list[list[float]], without: list[list[float]], quantile: float) -> list[float]:
+    """The ratio of two quantiles, with a 95 % bootstrap interval over requests within blocks of one kind."""
+    rng = np.random.default_rng(0)
+    a, b = np.concatenate(with_), np.concatenate(without)
+    drawn = [
+        np.quantile(rng.choice(a, len(a)), quantile) / np.quantile(rng.choice(b, len(b)), quantile)
+        for _ in range(5000)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return [float(np.quantile(a, quantile) / np.quantile(b, quantile)), float(low), float(high)]
+
+
+def _show(facts: dict[str, Any]) -> None:
+    table = Table("", "requests", "mean, s", "p50, s", "p95, s")
+    for block, found in facts["latency, s"].items():
+        cells = (f"{found[name]:.3f}" for name in ("mean", "p50", "p95"))
+        table.add_row(f"{block} a shadow", str(found["requests"]), *cells)
+    console = Console()
+    console.print(table)
+    for name, (ratio, low, high) in facts["with over without"].items():
+        console.print(f"{name}: {ratio:.3f} [{low:.3f}, {high:.3f}]", highlight=False)
+    console.print(f"shadows: {facts['shadows']}", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,225 @@
+"""Background requests: right like all others, in nobody's way, and in no figure."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve.job import DeadlineError, DisplacedError, EngineError
+from serve.kvcache import position_bytes
+from serve.request import GenerationRequest, SamplingParams, Target
+from serve.scheduler import Entry, Scheduler, State
+from serve.times import Times
+from tests import tiny
+from tests.serve.packed import engine_of
+from tests.serve.scrape import scrape
+
+MIXTURES = [{}, {"t0": 1.0}, {"t1": 0.5, "t2": 0.5}]
+
+
+def request(tokens=4, length=5, seed=1, background=False, mixture=None, **fields):
+    params = SamplingParams(max_tokens=tokens, ignore_eos=True)
+    target = Target("mixture", mixture=mixture or {})
+    return GenerationRequest(tiny.prompt(seed, length), params, target, background=background, **fields)
+
+
+@pytest.fixture
+def engine(zoo):
+    made = engine_of(zoo("adapter", "llama"), max_model_len=128, slots=8, metrics={"prefix": "vllm:"})
+    yield made
+    made.stop()
+
+
+async def said(engine, asked):
+    return [token async for event in engine.stream(asked) for token in event.token_ids]
+
+
+def test_they_say_what_they_would_in_front_whatever_comes_between(engine):
+    asked = [request(20, 5 + 7 * i, i, mixture=MIXTURES[i % 3]) for i in range(6)]
+    alone = [list(engine.generate([one])[0].token_ids) for one in asked]
+
+    async def go():
+        behind = [asyncio.create_task(said(engine, replace(one, background=True))) for one in asked]
+        for _ in range(3):
+            await asyncio.sleep(0.02)
+            front = [said(engine, one) for one in asked[:2]]
+            assert await asyncio.gather(*front) == alone[:2]
+        return await asyncio.gather(*behind)
+
+    assert asyncio.run(go()) == alone
+
+
+def test_a_pass_is_given_up_for_one_that_comes(engine, monkeypatch):
+    """The newcomer does not wait for a long pass of the background, and that one is computed again."""
+    asked = request(2, 100, mixture={"t0": 1.0})
+    expected = list(engine.generate([asked])[0].token_ids)
+    begun, go_on = threading.Event(), threading.Event()
+    passes, given_up = [], []
+    run = engine.steps.runner.run
+
+    def watched(work, give_way=None):
+        passes.append("background" if give_way else "front")
+
+        def asks():
+            if not given_up:
+                begun.set()
+                assert go_on.wait(5)
+            return give_way()
+
+        try:
+            return run(work, asks if give_way else None)
+        except Exception:
+            given_up.append(len(passes))
+            raise
+
+    monkeypatch.setattr(engine.steps.runner, "run", watched)
+
+    async def go():
+        behind = asyncio.create_task(said(engine, replace(asked, background=True)))
+        await asyncio.to_thread(begun.wait, 5)
+        front = asyncio.create_task(said(engine, request(3)))
+        while not engine.steps.urgent:
+            await asyncio.sleep(0.001)
+        go_on.set()
+        assert len(await front) == 3
+        return await behind
+
+    assert asyncio.run(go()) == expected
+    assert given_up == [1] and passes[1:4] == ["front"] * 3 and set(passes[4:]) == {"background"}
+
+
+def test_nobody_counts_them(engine):
+    # How passes are computed is told of all of them.
+    loose = ("passes", "kernels", "kv_bytes", "lora_requests_info")  # the last has the time as its value
+    before = {k: value for k, value in scrape(engine).items() if not any(part in k[0] for part in loose)}
+    times = Times()
+
+    async def go():
+        await said(engine, request(6, background=True, mixture={"t0": 1.0}, times=times))
+
+    asyncio.run(go())
+    after = scrape(engine)
+    assert {key: after[key] for key in before} == before
+    assert times.outcome == "length" and 0 < times.working <= times.ended - times.admitted
+    assert engine.prefixes.nbytes == 0, "what others come back for must not go for it"
+
+
+def test_no_weights_are_composed_for_them(zoo):
+    made = engine_of(zoo("adapter", "llama"), composition="composed")
+    try:
+        kept = dict(made.planner._kept)
+        asyncio.run(said(made, request(8, background=True, mixture={"t1": 1.0})))
+        assert made.planner._kept == kept and made.planner.lookups.total() == 0
+        made.generate([request(8, mixture={"t1": 1.0})])
+        assert len(made.planner._kept) == len(kept) + 1
+    finally:
+        made.stop()
+
+
+def test_they_make_room_youngest_first(zoo, monkeypatch):
+    z = zoo("adapter", "llama")
+    cost = position_bytes(z.base.config, torch.float32)
+    made = engine_of(z, slots=3, kv_memory=3 * 64 * cost)
+    forward = made.mixture.model.forward
+    monkeypatch.setattr(
+        made.mixture.model, "forward", lambda *a, **k: (time.sleep(0.01), forward(*a, **k))[1]
+    )
+
+    async def go():
+        behind = [asyncio.create_task(said(made, request(50, seed=i, background=True))) for i in range(3)]
+        while len(made.scheduler.running) < 3:
+            await asyncio.sleep(0.002)
+        assert len(await said(made, request(5))) == 5
+        return await asyncio.gather(*behind, return_exceptions=True)
+
+    try:
+        first, second, third = asyncio.run(go())
+        assert len(first) == len(second) == 50
+        assert isinstance(third, DisplacedError) and "needed the room" in str(third)
+        assert made.steps.idle and not made.scheduler.running
+    finally:
+        made.stop()
+
+
+def test_cancelled_late_or_stopped_they_leave_nothing_behind(engine):
+    async def go():
+        stream = engine.stream(request(100, background=True))
+        await anext(stream)
+        await stream.aclose()
+        with pytest.raises(DeadlineError):
+            await said(engine, request(100, background=True, timeout=0.0))
+        assert len(await said(engine, request(3))) == 3
+        assert engine.steps.idle
+        late = asyncio.create_task(said(engine, request(100, background=True)))
+        while not engine.scheduler.running:
+            await asyncio.sleep(0.001)
+        assert engine.running == 0, "no drain waits for it"
+        await asyncio.to_thread(engine.finish)
+        with pytest.raises(EngineError):
+            await late
+
+    asyncio.run(go())
+
+
+def test_a_failing_step_fails_them_too_and_the_engine_goes_on(engine, monkeypatch):
+    run = engine.steps.runner.run
+    monkeypatch.setattr(engine.steps.runner, "run", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
+
+    async def go():
+        with pytest.raises(EngineError, match="failed on this batch"):
+            await said(engine, request(background=True))
+        monkeypatch.setattr(engine.steps.runner, "run", run)
+        assert len(await said(engine, request(4, background=True))) == 4
+
+    asyncio.run(go())
+
+
+SLOTS, BUDGET = 3, 4 * 128
+entries = st.builds(
+    lambda prompt, answer, background: Entry(None, prompt, prompt + answer, background=background),
+    st.integers(1, 90),
+    st.integers(1, 30),
+    st.booleans(),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.one_of(entries, st.none(), st.integers(0, 9)), max_size=60))
+def test_in_every_history_the_background_waits_and_gives_way(history):
+    """An entry arrives; None: a step; a number: that one of those that run ends."""
+    scheduler: Scheduler[None] = Scheduler(SLOTS, BUDGET, 1, 32)
+    for event in history:
+        if isinstance(event, Entry):
+            scheduler.add(event)
+        elif event is not None:
+            if scheduler.running:
+                scheduler.finish(scheduler.running[event % len(scheduler.running)])
+        else:
+            while True:
+                if (entry := scheduler.admit()) is not None:
+                    assert not entry.background or not scheduler.waiting
+                elif (entry := scheduler.in_the_way()) is not None:
+                    assert entry.background and scheduler.waiting
+                    scheduler.finish(entry, State.CANCELLED)
+                else:
+                    break
+            step = scheduler.plan()
+            computed = [*step.decode, *(chunk.entry for chunk in step.prefill)]
+            in_front = [e for e in scheduler.running if not e.background]
+            if in_front:
+                assert not any(e.background for e in computed)
+            elif scheduler.running:
+                assert computed
+            if scheduler.waiting:
+                held = [e for e in scheduler.running if e.background]
+                assert not held or not scheduler._fits(scheduler.waiting[0], in_front)
+            scheduler.advance(step)
+        assert [e.row for e in scheduler.running] == list(range(len(scheduler.running)))
+        assert len(scheduler.running) * scheduler.longest <= BUDGET
