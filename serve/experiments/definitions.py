@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from compress.errors import InputError
 from compress.recipe import validation_sentence
 from compress.yamlfile import read_mapping
+from serve.experiments import canary
 from serve.experiments.assignment import BUCKETS
 from serve.experiments.spec import Arm, Experiment
 from serve.request import Target
@@ -98,6 +99,7 @@ def _check(experiment: Experiment) -> None:
     for what, share in {**shares, "eligible": experiment.eligible.share}.items():
         if 0 < share < least * (1 - 1e-9):
             raise InputError(f"{what}: the share {share:g} is below {least:g}, the finest that is told apart")
-    for key in ("shadow", "canary"):
+    canary.check(experiment)
+    for key in ("shadow",):
         if getattr(experiment, key) is not None:
             raise InputError(f"{key}: no server runs that yet; leave it out")

@@ -33,6 +33,8 @@ class Version:
     version: int
     state: str
     definition: str
+    changed: float = NOW
+    reason: str = "changed"
 
 
 class Stored:
