@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -13,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.experiments import canaries
-from serve.experiments.board import Asked, Board
+from serve.experiments.board import Asked, Board, Choice
 from serve.experiments.canaries import Canaries
 from serve.experiments.canary import BY_ITSELF, Evidence, share_of, with_share
 from serve.experiments.memory import Memory
 from serve.experiments.metrics import ExperimentMetrics
 from serve.experiments.records import Change, Served
+from serve.experiments.standing import Standing
 from serve.experiments.store.errors import StoreAwayError, VersionTakenError
 from serve.experiments.store.store import Store
 from tests.serve.experiments.made import ARMS, Clock, experiment
@@ -44,9 +46,11 @@ class Shared(Memory):
 
 
 class Process:
-    """A board with its canaries. number: of the next user."""
+    """A board with its canaries."""
 
-    def __init__(self, storage: Any, clock: Clock, declared: Any = (), kind: type[Canaries] = Canaries) -> None:
+    def __init__(
+        self, storage: Any, clock: Clock, declared: Any = (), kind: type[Canaries] = Canaries
+    ) -> None:
         self.storage, self.clock = storage, clock
         self.board = Board(storage, declared, clock)
         self.metrics = ExperimentMetrics(self.board)
@@ -66,21 +70,20 @@ class Process:
         )
         return found or 0.0
 
-    def visits(self, arm: str, wanted: int, failed: bool = False, latency: float = 1.0) -> None:
+    def visits(self, arm: str, wanted: int, failed: bool = False) -> None:
         """As many new users as bring ``wanted`` to an arm. failed: whether that arm's requests fail."""
         while wanted:
             number = next(NUMBERS)
             choice = self.board.choose(Asked(f"request-{number}", f"user-{number}"))
             assert choice is not None
             mine = choice.arm.name == arm
-            metrics = {"error": 1.0} if failed and mine else {"error": 0.0, "latency": latency}
-            self.storage.put(
-                Served(
-                    f"r{number}", "trial", choice.version, choice.arm.name, choice.unit, None,
-                    self.clock.now, metrics,
-                )
-            )  # fmt: skip
+            self.served(choice, {"error": 1.0} if failed and mine else {"error": 0.0, "latency": 1.0})
             wanted -= mine
+
+    def served(self, choice: Choice, metrics: dict[str, float]) -> None:
+        """One more response."""
+        told = (choice.version, choice.arm.name, choice.unit, None, self.clock.now, metrics)
+        self.storage.put(Served(f"r{next(NUMBERS)}", "trial", *told))
 
     async def look(self, minutes: float = 0) -> float:
         self.clock.now += 60 * minutes
@@ -134,8 +137,8 @@ async def test_an_arm_that_fails_is_taken_back_by_a_handful_of_users_and_stays_b
     standing = one.board.get("trial")
     assert (standing.version, standing.state) == (3, "running")
     assert one.reason == (
-        "canary: new rolled back from 5 %: of 2 users whose requests failed on the server's side 2 had it, and"
-        " by its share 5 % would"
+        "canary: new rolled back from 5 %: of 2 users whose requests failed on the server's side 2 had it,"
+        " and by its share 5 % would"
     )
     assert [record.levelname for record in caplog.records if record.name == WARNINGS] == ["WARNING"]
     for _ in range(3):
@@ -147,20 +150,13 @@ async def test_an_arm_that_fails_is_taken_back_by_a_handful_of_users_and_stays_b
 @in_loop
 async def test_at_the_last_step_it_is_still_watched_by_its_guardrail():
     one = Process(Memory(), Clock(), [ramp(steps=[0.5])])
-    for latency, arm in ((1.0, "old"), (1.5, "new")):
-        for spread in range(120):
-            one.visits(arm, 1, latency=latency * (1 + 0.01 * (spread % 3)))
-    # Users came by arms in turn, whoever got which.
-    told = await one.look()
-    assert told in (0, 0.5)
-    one = Process(Memory(), Clock(), [ramp(steps=[0.5])])
     for number in range(400):
         choice = one.board.choose(Asked("r", f"user-{number}"))
-        latency = (1.5 if choice.arm.name == "new" else 1.0) * (1 + 0.01 * (number % 3))
-        record = Served(f"r{number}", "trial", 1, choice.arm.name, choice.unit, None, one.clock.now, {"latency": latency, "error": 0.0})
-        one.storage.put(record)
+        slower = 1.5 if choice.arm.name == "new" else 1.0
+        one.served(choice, {"error": 0.0, "latency": slower * (1 + 0.01 * (number % 3))})
     assert await one.look() == 0
-    assert one.reason == "canary: new rolled back from 50 %: latency 50 % worse, beyond its guardrail of 20 %"
+    told = "canary: new rolled back from 50 %: latency 50.2 % worse, beyond its guardrail of 20 %"
+    assert one.reason == told
 
 
 async def patched(one: Process, share: float, reason: str = "by hand") -> None:
@@ -230,13 +226,14 @@ async def test_a_mismatch_of_shares_holds_it_and_is_told_once(caplog):
     await one.look(11)
     one.visits("new", 5)
     for number in range(300):
-        one.storage.put(Served(f"x{number}", "trial", 2, "new", f"u{number}", None, one.clock.now, {"error": 0.0}))
+        told = ("new", f"u{number}", None, one.clock.now, {"error": 0.0})
+        one.storage.put(Served(f"x{number}", "trial", 2, *told))
     for _ in range(3):
         assert await one.look(11) == 0.05
     told = [record.message for record in caplog.records if record.name == WARNINGS]
     assert told == [
-        "the canary of experiment trial holds: units did not fall to the arms by their shares, so no figure can"
-        " be trusted"
+        "the canary of experiment trial holds: units did not fall to the arms by their shares, so no figure"
+        " can be trusted"
     ]
 
 
@@ -294,8 +291,8 @@ async def test_a_version_that_another_process_took_in_between_is_taken_over(monk
     def overtaken(change: Change) -> None:
         if faster:
             standing = faster.pop().board.get("trial")
-            back = with_share(standing.experiment, 0).model_dump_json()
-            save(Change(**{**vars(standing.kept()), "version": 2, "definition": back, "reason": "canary: other"}))
+            back = with_share(standing.experiment, 0)
+            save(replace(standing, version=2, experiment=back, reason="canary: other").kept())
         save(change)
 
     monkeypatch.setattr(memory, "save_experiment", overtaken)
@@ -405,23 +402,11 @@ def test_whatever_happens_no_step_is_left_out_and_what_is_broken_goes_back_once(
         assert both[0].board.all() == both[1].board.all()
         history = memory.history("trial")
         assert [change.version for change in history] == list(range(1, len(history) + 1))
-        shares = [share_of(Process(memory, clock).board.get("trial").experiment)] if not history else [
-            _share(change) for change in history
-        ]
-        for (before, now), change in zip(zip(shares, shares[1:]), history[1:], strict=False):
+        shares = [share_of(Standing.of(change).experiment) for change in history]
+        for before, now, change in zip(shares, shares[1:], history[1:], strict=False):
             if change.reason.startswith(BY_ITSELF):
                 assert before > 0, "it does not begin again by itself"
                 assert now == (0 if "rolled back" in change.reason else min(s for s in STEPS if s > before))
 
     Scripted.evidence = Evidence(0)
     asyncio.run(run())
-
-
-def _share(change: Change) -> float:
-    return share_of(experiment_of(change))
-
-
-def experiment_of(change: Change) -> Any:
-    from serve.experiments.spec import Experiment
-
-    return Experiment.model_validate_json(change.definition)
