@@ -64,7 +64,7 @@ class _Standings(Collector):
             labels=["experiment"],
         )
         for standing in self.board.all():
-            if standing.experiment.canary is not None:
+            if standing.experiment.canary is not None and standing.state != "stopped":
                 canary.add_metric([standing.name], share_of(standing.experiment))
             exposure = self.board.exposures[standing.name]
             p_value = exposure.mismatch(standing.arms.sizes)
