@@ -9,18 +9,15 @@ Prints tables and writes benchmarks/results/experiments.json.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from scipy import stats
 
 from benchmarks.experiments.peeking import FEWER, alarmed, guarded, watched
+from benchmarks.experiments.simulated import generators, share_of, table
 from benchmarks.experiments.traffic import Draw, Traffic, lognormal, rate, regulars, visitors
 from serve.experiments.statistics.power import units_needed
 
@@ -62,14 +59,14 @@ def main(
         ("sample ratio mismatch: alarms at some look, %", found["sample_ratio"]),
         ("binary, 60 % against 65 %: found, % of tests", found["power"]),
     ):
-        console.print(_table(title, rows))  # type: ignore[arg-type]
+        console.print(table(title, rows))  # type: ignore[arg-type]
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _alike(name: str, tests: int) -> dict[str, Any]:
     seen = []
-    for generator in _generators(name, tests):
+    for generator in generators(name, tests):
         if name in ALIKE:
             draw, share, binary = ALIKE[name]
             traffic, every = visitors(generator, UNITS, share, draw, draw), EVERY
@@ -79,11 +76,11 @@ def _alike(name: str, tests: int) -> dict[str, Any]:
         seen.append(watched(traffic, every, binary))
     return {
         "metric": name,
-        "always-valid": _share(one.first is not None for one in seen),
-        f"from {FEWER} units on": _share(one.early for one in seen),
-        "Welch, every look": _share(one.fixed for one in seen),
-        "Welch, last look": _share(one.last for one in seen),
-        "responses as units": _share(one.by_response for one in seen),
+        "always-valid": share_of(one.first is not None for one in seen),
+        f"from {FEWER} units on": share_of(one.early for one in seen),
+        "Welch, every look": share_of(one.fixed for one in seen),
+        "Welch, last look": share_of(one.last for one in seen),
+        "responses as units": share_of(one.by_response for one in seen),
     }
 
 
@@ -93,10 +90,10 @@ def _guardrails(tests: int) -> list[dict[str, Any]]:
     for worse in (TOLERANCE / 2, TOLERANCE, 2 * TOLERANCE):
         said = [
             guarded(_slower(generator, worse), EVERY, TOLERANCE)
-            for generator in _generators(f"guardrail {worse:g}", tests)
+            for generator in generators(f"guardrail {worse:g}", tests)
         ]
         row = {"truly worse by": f"{worse:g}"}
-        rows.append(row | {word: _share(word in one for one in said) for word in ("broken", "ok")})
+        rows.append(row | {word: share_of(word in one for one in said) for word in ("broken", "ok")})
     return rows
 
 
@@ -109,14 +106,14 @@ def _sample_ratio(tests: int) -> list[dict[str, Any]]:
     for told, true in (((0.5, 0.5), 0.5), ((0.9, 0.1), 0.1), ((0.5, 0.5), 0.46)):
         found = [
             alarmed((generator.random(UNITS) < true).astype(int), told, EVERY)
-            for generator in _generators(f"ratio {told} {true:g}", tests)
+            for generator in generators(f"ratio {told} {true:g}", tests)
         ]
         rows.append(
             {
                 "declared share": f"{told[1]:g}",
                 "true share": f"{true:g}",
-                "sequential": _share(ours for ours, _ in found),
-                "chi-square": _share(pearson for _, pearson in found),
+                "sequential": share_of(ours for ours, _ in found),
+                "chi-square": share_of(pearson for _, pearson in found),
             }
         )
     return rows
@@ -127,7 +124,7 @@ def _power(tests: int) -> list[dict[str, Any]]:
     most = units_needed(0.05, deviations, power=0.95)
     runs = [
         watched(visitors(generator, most, 0.5, rate(0.6), rate(0.65)), EVERY, True)
-        for generator in _generators("power", tests)
+        for generator in generators("power", tests)
     ]
     # Units at the first look that found it; infinite where none did.
     ends = np.array([np.inf if one.first is None else one.first for one in runs])
@@ -138,40 +135,12 @@ def _power(tests: int) -> list[dict[str, Any]]:
             {
                 "power asked for": f"{power:g}",
                 "units": units,
-                "found by then": _share(end <= units for end in ends),
+                "found by then": share_of(end <= units for end in ends),
                 "one look would need": units_needed(0.05, deviations, power=power, always_valid=False),
                 "median units when found": float(np.median(ends)),
             }
         )
     return rows
-
-
-def _generators(name: str, tests: int) -> Iterable[np.random.Generator]:
-    seed = [ord(letter) for letter in name]
-    for number in track(range(tests), description=name, transient=True):
-        yield np.random.default_rng([*seed, number])
-
-
-def _share(claims: Iterable[bool]) -> dict[str, float]:
-    """A share with its 95 % Wilson interval."""
-    hits = [bool(claim) for claim in claims]
-    interval = stats.binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-    return {"share": sum(hits) / len(hits), "low": float(interval.low), "high": float(interval.high)}
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for place, column in enumerate(rows[0]):
-        table.add_column(column, justify="left" if place == 0 else "right")
-    for row in rows:
-        table.add_row(*map(_cell, row.values()))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{100 * value['share']:.1f} ({100 * value['low']:.1f}–{100 * value['high']:.1f})"
-    return value if isinstance(value, str) else f"{value:,.0f}"
 
 
 if __name__ == "__main__":

@@ -46,13 +46,15 @@ class ChangeRequest(Body):
 
 
 class ExperimentState(Sent):
-    """One experiment with all that it was declared with. changed: RFC 3339. reason: why it last changed."""
+    """One experiment with all that it was declared with. changed: RFC 3339. reason: why it last changed.
+    canary: where its canary is, in words; null without one."""
 
     name: str
     version: int
     state: State
     changed: datetime
     reason: str
+    canary: str | None
     experiment: Experiment
 
     @classmethod
@@ -63,6 +65,7 @@ class ExperimentState(Sent):
             state=standing.state,
             changed=datetime.fromtimestamp(standing.changed, UTC),
             reason=standing.reason,
+            canary=standing.canary,
             experiment=standing.experiment,
         )
 
@@ -103,7 +106,7 @@ async def state(name: str, request: Request) -> Response:
 
 @routes.patch("/{name}", response_model=ExperimentState)
 async def change(name: str, body: ChangeRequest, request: Request, engine: CurrentEngine) -> Response:
-    """The experiment's next version; while it runs only its shares and its end can change."""
+    """The experiment's next version; while it runs only its shares, its canary and its end can change."""
     board = the_board(request)
     standing = standing_of(board, name)
     with told():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -36,6 +37,7 @@ from serve.api.responses import ErrorBody
 from serve.api.surface import EngineSurface
 from serve.api.trials import Trials
 from serve.experiments.board import Board
+from serve.experiments.canaries import Canaries
 from serve.experiments.definitions import read_experiments
 from serve.experiments.keeping import Storage
 from serve.experiments.memory import Memory
@@ -62,12 +64,14 @@ def create_app(
     """
     settings = settings or ServerSettings.model_construct()
     pages: dict[str, Any] = {} if settings.security.docs else {"docs_url": None, "redoc_url": None}
-    app = FastAPI(title="twinserve", responses=ERRORS, redirect_slashes=False, **pages)
+    app = FastAPI(title="twinserve", responses=ERRORS, redirect_slashes=False, lifespan=_lifespan, **pages)
     app.state.engine = engine
     app.state.settings = settings
     app.state.started = int(time.time())
     kept = Memory() if storage is None else storage
-    app.state.trials, app.state.reports = _trials(settings, kept), reports.Reports(kept)
+    trials = app.state.trials = _trials(settings, kept)
+    app.state.canaries = Canaries(trials.board, kept, trials.metrics)
+    app.state.reports = reports.Reports(kept)
     _guard(app, settings)
     errors.install(app)
     for part in (completions, chat, scores, models, feedback, experiments, reports, adminexperiments, health):
@@ -117,6 +121,12 @@ def _guard(app: FastAPI, settings: ServerSettings) -> None:
 def _trials(settings: ServerSettings, kept: Storage) -> Trials:
     file = settings.experiments.file
     return Trials(Board(kept, [] if file is None else read_experiments(file)), kept)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with app.state.canaries.running():
+        yield
 
 
 def _tracing(settings: ServerSettings) -> Callable[[Exchange], None] | None:

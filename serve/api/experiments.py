@@ -47,7 +47,8 @@ class SampleRatio(Sent):
 
 
 class ExperimentInfo(Sent):
-    """One experiment, without what would tell who takes part."""
+    """One experiment, without what would tell who takes part. canary: where its canary is, in words; null
+    without one."""
 
     name: str
     version: int
@@ -57,6 +58,7 @@ class ExperimentInfo(Sent):
     arms: list[ArmInfo]
     metrics: list[MetricInfo]
     srm: SampleRatio
+    canary: str | None
 
 
 class ExperimentList(Sent):
@@ -118,4 +120,5 @@ def info(board: Board, standing: Standing) -> ExperimentInfo:
             for metric in experiment.metrics
         ],
         srm=SampleRatio(p_value=ratio.p_value, alarm=ratio.alarm),
+        canary=standing.canary,
     )

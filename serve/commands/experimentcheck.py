@@ -16,19 +16,20 @@ def check(
         Path | None, typer.Option(metavar="BUNDLE", help="Also check that its experts answer every arm.")
     ] = None,
 ) -> None:
-    """Check a file of experiments, all of them as if they began on one endpoint, and show the arms.
+    """Check a file of experiments, all of them as if they began on one endpoint, and show arms and canaries.
 
     Example: twinserve experiment check configs/experiment.yaml --bundle bundles/zoo
     """
     from compress.bundle import read_manifest
     from compress.errors import InputError
     from serve.experiments.board import Board
+    from serve.experiments.canary import plan
     from serve.experiments.definitions import check as check_arms
     from serve.experiments.definitions import read_experiments
 
     experiments = read_experiments(file)
     try:
-        Board(declared=experiments)
+        board = Board(declared=experiments)
         if bundle is not None:
             tasks = read_manifest(bundle).tasks
             for experiment in experiments:
@@ -40,8 +41,13 @@ def check(
         table.add_column(column, justify="right" if column in ("traffic", "share") else "left")
     for experiment in experiments:
         shown = [experiment.name, experiment.unit, experiment.layer, f"{experiment.eligible.share:.2%}"]
-        for arm in experiment.arms:
+        # As it begins, which for a canary is not as it is declared.
+        for arm in board.get(experiment.name).experiment.arms:
             model = arm.model if arm.policy is None else f"{arm.model}, own policy"
             table.add_row(*shown, arm.name, model, f"{arm.share:.2%}")
             shown = [""] * 4
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for experiment in experiments:
+        if (told := plan(experiment)) is not None:
+            console.print(f"{experiment.name}, {told}", highlight=False, markup=False)

@@ -33,4 +33,8 @@ def list_experiments(url: Url) -> None:
             counts = [f"{arm['share']:.2%}", str(arm["units"]), str(arm["responses"])]
             table.add_row(*shown, arm["name"], arm["model"], *counts, ratio)
             shown, ratio = [""] * 3, ""
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for one in found:
+        if one["canary"] is not None:
+            console.print(f"{one['name']}, {one['canary']}", highlight=False, markup=False)

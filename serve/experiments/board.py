@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from serve.experiments import assignment
+from serve.experiments.canary import opening
 from serve.experiments.definitions import unanswerable
 from serve.experiments.exposure import Exposure
 from serve.experiments.keeping import Keeper
@@ -93,6 +94,8 @@ class Board:
         self._unsaved: dict[str, Standing] = {}
         self._told: set[tuple[str, int]] = set()
         self._lock = asyncio.Lock()
+        # Set when any experiment changes, whoever changed it.
+        self.changed = asyncio.Event()
         self.exposures: dict[str, Exposure] = {}
         self.passed: Counter[tuple[str, str]] = Counter()
         try:
@@ -155,14 +158,23 @@ class Board:
                 )
             return await self._keep(begun(experiment, self._active(), self._clock(), reason))
 
-    async def change(self, name: str, experiment: Experiment, reason: str) -> Standing:
-        """The next version. While it runs only shares and the time of its end may differ.
+    async def change(
+        self, name: str, experiment: Experiment, reason: str, expected: int | None = None
+    ) -> Standing:
+        """The next version. While it runs only shares, canary and the time of its end may differ.
 
-        Raises InputError as ``altered``, UnknownExperimentError, ExperimentConflictError once it has ended.
+        expected: the version that this was decided on; None is whatever is kept now. Raises InputError as
+        ``altered``, UnknownExperimentError, ExperimentConflictError once it has ended, or where another
+        version than ``expected`` is kept.
         """
         async with self._lock:
             await self._refresh()
             standing = self._living(name)
+            if expected not in (None, standing.version):
+                raise ExperimentConflictError(
+                    f"experiment {name!r} has version {standing.version}, not {expected}; look at it again,"
+                    " then decide"
+                )
             others = [one for one in self._active() if one.name != name]
             return await self._keep(altered(standing, experiment, others, self._clock(), reason))
 
@@ -215,7 +227,7 @@ class Board:
             if known is None:
                 begins = begun(experiment, self._active(), self._clock(), "declared")
                 yield self._behind_others(begins)
-            elif known.experiment != experiment or known.state == "stopped":
+            elif known.experiment != opening(experiment) or known.state == "stopped":
                 told = (known.name, known.version, known.state)
                 log.warning("experiment %s stays as it is kept: version %d, %s", *told)
             del self._declared[0]
@@ -245,6 +257,7 @@ class Board:
         if before is None or before.version != standing.version:
             self.exposures[standing.name] = Exposure()
         self._standing[standing.name] = standing
+        self.changed.set()
         turns = [turn for one in self._standing.values() if (turn := one.next_turn) is not None]
         self._turn = min(turns, default=float("inf"))
         self._running = sorted((one for one in self._standing.values() if one.state == "running"), key=_order)

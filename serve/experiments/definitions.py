@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from compress.errors import InputError
 from compress.recipe import validation_sentence
 from compress.yamlfile import read_mapping
+from serve.experiments import canary
 from serve.experiments.assignment import BUCKETS
 from serve.experiments.spec import Arm, Experiment
 from serve.request import Target
@@ -98,8 +99,7 @@ def _check(experiment: Experiment) -> None:
     for what, share in {**shares, "eligible": experiment.eligible.share}.items():
         if 0 < share < least * (1 - 1e-9):
             raise InputError(f"{what}: the share {share:g} is below {least:g}, the finest that is told apart")
-    if experiment.canary is not None:
-        raise InputError("canary: no server runs that yet; leave it out")
+    canary.check(experiment)
     if experiment.shadow is not None:
         others = [arm.name for arm in experiment.arms if arm.name != experiment.shadow.arm and arm.share]
         if not others:

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from serve.experiments.board import Board
+from serve.experiments.canary import share_of
 from serve.vllmmetrics import WHOLE_REQUEST
 
 
@@ -37,6 +38,12 @@ class ExperimentMetrics:
             ["experiment", "outcome"],
             registry=self.registry,
         )
+        self.canary = Counter(
+            "twinserve_experiment_canary_moves",
+            "Changes of a canary's share by this process: step or rollback.",
+            ["experiment", "move"],
+            registry=self.registry,
+        )
         self.registry.register(_Standings(board))
 
 
@@ -57,7 +64,14 @@ class _Standings(Collector):
             "Distinct units by arm, in this process and version of the experiment.",
             labels=["experiment", "arm"],
         )
+        canary = GaugeMetricFamily(
+            "twinserve_experiment_canary_share",
+            "Share of the canary's arm, 0 to 1; 0 where it was rolled back.",
+            labels=["experiment"],
+        )
         for standing in self.board.all():
+            if standing.experiment.canary is not None and standing.state != "stopped":
+                canary.add_metric([standing.name], share_of(standing.experiment))
             exposure = self.board.exposures[standing.name]
             p_value = exposure.mismatch(standing.arms.sizes)
             if p_value is not None:
@@ -67,6 +81,7 @@ class _Standings(Collector):
                 units.add_metric([standing.name, arm.name], counted.get(arm.name, 0))
         yield ratio
         yield units
+        yield canary
         passed = CounterMetricFamily(
             "twinserve_experiment_passed",
             "Requests that took no part in a running experiment, by reason.",

@@ -83,12 +83,12 @@ class Shadow(Strict):
 
 
 class Canary(Strict):
-    """Shares of ``arm`` in turn, each kept for ``minutes`` and until it has ``units`` of the arm; back to the
-    first control share as soon as a guardrail breaks."""
+    """Shares of ``arm`` in turn, each kept for ``minutes`` and until it has ``units`` of the arm; 0 as soon
+    as a guardrail breaks. The control keeps a share at every step."""
 
     arm: Name
-    steps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05, 0.2, 0.5)
-    minutes: float = Field(10, gt=0)
+    steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field((0.01, 0.05, 0.2, 0.5), min_length=1)
+    minutes: float = Field(10, gt=0, allow_inf_nan=False)
     units: int = Field(100, ge=1)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from compress.errors import InputError
-from serve.experiments import assignment
+from serve.experiments import assignment, canary
 from serve.experiments.assignment import BUCKETS, FREE, Allocation
 from serve.experiments.records import Change, State
 from serve.experiments.spec import Arm, Experiment
@@ -56,6 +56,11 @@ class Standing:
         return found
 
     @property
+    def canary(self) -> str | None:
+        """Where its canary is, in words; None without one."""
+        return canary.line(self.experiment, self.state, self.changed, self.reason)
+
+    @property
     def next_turn(self) -> float | None:
         """When its times next change its state, in seconds since 1970; None where they do not."""
         if self.state == "scheduled":
@@ -91,8 +96,9 @@ class Standing:
 def begun(experiment: Experiment, others: Iterable[Standing], now: float, reason: str) -> Standing:
     """The experiment's first version, with traffic that ``others`` of its layer leave free.
 
-    Raises InputError where they do not leave enough.
+    Raises InputError where they do not leave enough, and as ``canary.opening``.
     """
+    experiment = canary.opening(experiment)
     arms = assignment.allocate(assignment.buckets({arm.name: arm.share for arm in experiment.arms}))
     first = Standing(experiment, 1, "scheduled", now, reason, None, arms, _traffic(experiment, others, None))
     return replace(first.due(now), reason=reason)
@@ -104,10 +110,12 @@ def altered(
     """The next version: as few units as possible change arms or join.
 
     Raises InputError for a change that would mix different things under one name, or where the layer has not
-    enough traffic left.
+    enough traffic left; before it runs, as ``canary.opening``.
     """
     if standing.state == "running":
         _check_change(standing.experiment, experiment)
+    else:
+        experiment = canary.opening(experiment)
     same = salt(standing.experiment) == salt(experiment)
     sizes = assignment.buckets({arm.name: arm.share for arm in experiment.arms})
     arms = assignment.allocate(sizes, standing.arms if same else None)
@@ -177,12 +185,14 @@ def _check_change(old: Experiment, new: Experiment) -> None:
             raise InputError(f"arm {arm.name!r} cannot be added while {old.name!r} runs{why}")
         if arm.model_copy(update={"share": 0.0}) != old.arm(arm.name).model_copy(update={"share": 0.0}):
             raise InputError(f"arm {arm.name!r} can only change its share while {old.name!r} runs{why}")
-    free = {"arms", "eligible", "stop"}
+    free = {"arms", "eligible", "canary", "stop"}
     for key in type(new).model_fields:
         if key not in free and getattr(old, key) != getattr(new, key):
-            raise InputError(f"{key} cannot change while {old.name!r} runs: shares and stop can{why}")
+            raise InputError(f"{key} cannot change while {old.name!r} runs: shares, canary and stop can{why}")
     if old.eligible.headers != new.eligible.headers:
-        raise InputError(f"eligible.headers cannot change while {old.name!r} runs: shares and stop can{why}")
+        raise InputError(
+            f"eligible.headers cannot change while {old.name!r} runs: shares, canary and stop can{why}"
+        )
 
 
 def _seconds(moment: datetime | None) -> float | None:

@@ -24,6 +24,7 @@ export function reportView(report, live) {
       ${alarm(report.srm)}
       ${report.decision
         ? html`<p class="decision"><span class="quiet">Decision</span> ${report.decision}</p>` : nothing}
+      ${report.canary ? html`<p>${report.canary[0].toUpperCase()}${report.canary.slice(1)}.</p>` : nothing}
       <div class="card">
         <h3>Arms</h3>
         ${armTable(arms, report.control)}

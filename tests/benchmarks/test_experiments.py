@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.experiments.failing import alarm, exact_test, hopeless, once, outages
 from benchmarks.experiments.peeking import alarmed, contrast_at, contrasts, guarded, watched
 from benchmarks.experiments.traffic import lognormal, rate, regulars, visitors
 
@@ -50,3 +51,26 @@ def test_guardrails_and_alarms_speak_when_they_should():
     fair = (np.random.default_rng(4).random(2000) < 0.5).astype(int)
     assert alarmed(fair, (0.5, 0.5), 100) == (False, False)
     assert alarmed(fair, (0.8, 0.2), 100) == (True, True)
+
+
+def test_units_have_one_arm_at_a_time_and_those_that_are_hopeless_always_fail():
+    asked = hopeless(0.01, 0.05, 0.2, 0.5)(np.random.default_rng(5), 8000)
+    assert len(asked.unit) == 8000 and len(asked.place) == 800
+    counts = np.array([asked.has_arm[asked.share == share].mean() for share in (0.01, 0.05, 0.2, 0.5)])
+    assert np.abs(counts - (0.01, 0.05, 0.2, 0.5)).max() < 0.08
+    failed = {unit for unit in asked.unit if asked.failed[asked.unit == unit].all()}
+    assert failed == set(asked.unit[asked.failed]) and 4 <= len(failed) <= 40
+
+
+def test_the_alarm_over_failures_is_raised_when_it_should_be():
+    bad = [alarm(once(0.2, 0.01, 1.0)(np.random.default_rng([6, i]), 400)) for i in range(20)]
+    assert all(end is not None and end < 100 for end in bad)
+    alike = [outages(0.2)(np.random.default_rng([7, i]), 6000) for i in range(60)]
+    assert np.mean([alarm(asked) is not None for asked in alike]) <= 0.05 + 0.05
+    assert np.mean([exact_test(asked) for asked in alike]) > 0.15, "a test for one look is another matter"
+
+
+def test_whoever_fails_a_hundred_times_counts_once():
+    draws = [hopeless(0.05)(np.random.default_rng([8, i]), 6000) for i in range(60)]
+    once_each, each = ([alarm(asked, by_request=by) is not None for asked in draws] for by in (False, True))
+    assert np.mean(each) > 0.15 > 0.1 >= np.mean(once_each)

@@ -61,7 +61,7 @@ def analyse(
     ]
     metrics = [view.report() for view in views]
     guardrails = [rail for view in views for rail in view.guardrails()]
-    ratio = _sample_ratio(experiment, seen, shares)
+    ratio = sample_ratio(experiment, seen, shares)
     verdicts = decide(metrics[0], guardrails, ratio, arms, views[0].contrasts)
     latest = None if math.isnan(seen.latest) else seen.latest
     return Report(
@@ -89,7 +89,7 @@ def analyse(
     )
 
 
-def _sample_ratio(
+def sample_ratio(
     experiment: Experiment,
     seen: Observations,
     shares: Mapping[int, Mapping[str, float]] | None,

@@ -10,7 +10,7 @@ from jinja2 import Environment, select_autoescape
 
 from serve.experiments.statistics import figures
 from serve.experiments.statistics.report import Point, Report
-from serve.experiments.statistics.table import left_out
+from serve.experiments.statistics.table import beside
 
 # Of a plot, in pixels.
 WIDTH, HEIGHT, MARGIN = 560, 200, 8
@@ -34,7 +34,7 @@ def page(report: Report) -> str:
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         report=report,
         plots={metric.name: _plots(report, metric.name) for metric in report.metrics},
-        lines=[*left_out(report), *report.notes],
+        lines=[*beside(report), *report.notes],
         always=always,
         fixed=fixed,
         by_task=tasks,

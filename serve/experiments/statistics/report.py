@@ -154,7 +154,8 @@ class Verdict(Part):
 
 class Report(Part):
     """One experiment. design: randomised by traffic, or paired: every arm answered the same prompts.
-    over_time: by metric. moment: when this was computed; started, latest: first and last response."""
+    over_time: by metric. moment: when this was computed; started, latest: first and last response. canary:
+    where it is, in words."""
 
     name: str
     version: int
@@ -176,6 +177,7 @@ class Report(Part):
     excluded: Excluded = Excluded()
     verdicts: list[Verdict]
     decision: str
+    canary: str | None = None
     notes: list[str] = Field(default_factory=list)
 
 

@@ -7,23 +7,29 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from compress.errors import InputError
-from serve.experiments.records import Feedback, Served
+from serve.experiments.canary import line
+from serve.experiments.records import Feedback, Served, State
 from serve.experiments.spec import Experiment
 from serve.experiments.statistics.analysis import analyse
 from serve.experiments.statistics.report import Report
 
 
 class Version(Protocol):
-    """One version of an experiment. definition: an Experiment as JSON."""
+    """One version of an experiment. definition: an Experiment as JSON. changed: seconds since 1970. reason:
+    why it last changed."""
 
     @property
     def name(self) -> str: ...
     @property
     def version(self) -> int: ...
     @property
-    def state(self) -> str: ...
+    def state(self) -> State: ...
     @property
     def definition(self) -> str: ...
+    @property
+    def changed(self) -> float: ...
+    @property
+    def reason(self) -> str: ...
 
 
 class Records(Protocol):
@@ -48,8 +54,9 @@ def report_of(records: Records, name: str, *, now: float, before: str | None = N
     if before is not None and not records.history(before):
         raise InputError(f"there is no experiment {before!r} in this store; {_stored(records)}")
     last = versions[-1]
-    return analyse(
-        Experiment.model_validate_json(last.definition),
+    experiment = Experiment.model_validate_json(last.definition)
+    made = analyse(
+        experiment,
         records.served(name),
         records.outcomes(name),
         now=now,
@@ -57,6 +64,7 @@ def report_of(records: Records, name: str, *, now: float, before: str | None = N
         before=None if before is None else (records.served(before), records.outcomes(before)),
         state=last.state,
     )
+    return made.model_copy(update={"canary": line(experiment, last.state, last.changed, last.reason)})
 
 
 def _shares(version: Version) -> dict[str, float]:

@@ -23,14 +23,14 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_tasks(report))
     if report.shadow is not None:
         console.print(_shadow(report.shadow))
-    for line in (*left_out(report), *report.notes):
+    for line in (*beside(report), *report.notes):
         console.print(line, highlight=False, markup=False)
     console.print(report.decision, style="bold", highlight=False, markup=False)
 
 
-def left_out(report: Report) -> list[str]:
-    """What was not compared, and whether units fell as they should, one line each."""
-    lines = []
+def beside(report: Report) -> list[str]:
+    """Where a canary is, whether units fell as they should, and what was not compared, one line each."""
+    lines = [] if report.canary is None else [report.canary]
     if report.srm is not None:
         found = "ALARM" if report.srm.alarm else "as declared"
         lines.append(f"shares of the arms: {found}, always-valid p = {p_text(report.srm.p_value)}")

@@ -68,14 +68,14 @@ def judge(
     """
     broken = [rail for rail in rails if rail.status == "broken"]
     if broken:
-        told = "; ".join(_rail(rail) for rail in broken)
+        told = "; ".join(rail_text(rail) for rail in broken)
         return Verdict(arm=row.arm, verdict="stop", text=f"{row.arm}: {told}: stop that arm.")
     if row.decision == "undecided":
         return Verdict(arm=row.arm, verdict="wait", text=waiting, needed=needed)
     finding = _finding(primary, row, control, held)
     if row.decision == "worse":
         return Verdict(arm=row.arm, verdict="keep", text=f"{finding}: keep {control}.")
-    told = "".join(f"; {_rail(rail)}" for rail in rails)
+    told = "".join(f"; {rail_text(rail)}" for rail in rails)
     if any(rail.status == "undecided" for rail in rails):
         text = f"{finding}{told}: wait, or switch if you can bear that."
         return Verdict(arm=row.arm, verdict="wait", text=text)
@@ -102,7 +102,7 @@ def _finding(
     )
 
 
-def _rail(rail: Guardrail) -> str:
+def rail_text(rail: Guardrail) -> str:
     if rail.value is None:
         value = "unknown"
     else:

@@ -33,7 +33,7 @@ async def test_an_experiment_from_its_beginning_to_its_end():
     async with client(TimedEngine()) as http:
         begun = (await begin(http, arms=arms(a=0.5, b=0.5))).json()
         assert {**begun, "experiment": None, "changed": None} == {
-            "name": "trial", "version": 1, "state": "running", "reason": "started",
+            "name": "trial", "version": 1, "state": "running", "reason": "started", "canary": None,
             "experiment": None, "changed": None,
         }  # fmt: skip
         assert begun["experiment"]["eligible"] == {"share": 1.0, "headers": {}}
@@ -171,7 +171,7 @@ async def test_everybody_may_know_arms_and_counts_and_nothing_that_tells_who_tak
                 {"name": "correct", "direction": "higher", "kind": "binary", "guardrail": None},
                 {"name": "latency", "direction": "lower", "kind": "numeric", "guardrail": 0.2},
             ],
-            "srm": {"p_value": None, "alarm": False},
+            "srm": {"p_value": None, "alarm": False}, "canary": None,
         }  # fmt: skip
 
 

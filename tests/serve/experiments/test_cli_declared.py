@@ -48,6 +48,31 @@ def test_check_shows_the_arms_and_refuses_what_cannot_run(tmp_path, zoo):
         assert ("there is no model 't9' here" in done.stderr) == bool(code)
 
 
+RAMP = [{**ARMS[0], "share": 1}, {**ARMS[1], "share": 0}]
+
+
+def test_check_shows_a_canary_as_it_begins_and_its_steps(tmp_path):
+    canary = {"arm": "new", "steps": [0.03, 0.3], "minutes": 180, "units": 2000}
+    file = write(tmp_path, declared("one", arms=RAMP, canary=canary))
+    shown = run(tmp_path, "experiment", "check", file).stdout
+    assert "97.00%" in shown and " 3.00%" in shown
+    assert "one, canary: new at 3 %, 30 %; each for 3 hours and 2,000 users at least" in shown
+    file = write(tmp_path, declared("one", canary=canary))
+    refused = run(tmp_path, "experiment", "check", file, code=1).stderr
+    assert "experiments.yaml: arm 'new': it is declared with the share 0.5 and begins, as a" in refused
+
+
+def test_list_tells_where_a_canary_is(tmp_path, url, monkeypatch):
+    monkeypatch.setenv("TWINSERVE_ADMIN_KEY", "tws-admin")
+    monkeypatch.setenv("TWINSERVE_API_KEY", "tws-user")
+    file = write(tmp_path, declared("ramp", arms=RAMP, layer="ramp", canary={"arm": "new"}))
+    run(tmp_path, "experiment", "start", file, "--url", url)
+    shown = run(tmp_path, "experiment", "list", "--url", url).stdout
+    assert "ramp, canary: new at 1 % since " in shown and "next 5 % not before " in shown
+    run(tmp_path, "experiment", "stop", "ramp", "--url", url)
+    assert "ramp, canary" not in run(tmp_path, "experiment", "list", "--url", url).stdout
+
+
 def test_an_experiment_is_begun_listed_and_ended(tmp_path, url, monkeypatch):
     monkeypatch.setenv("TWINSERVE_ADMIN_KEY", "tws-admin")
     monkeypatch.setenv("TWINSERVE_API_KEY", "tws-user")

@@ -34,6 +34,8 @@ class Version:
     version: int
     state: str
     definition: str
+    changed: float = NOW
+    reason: str = "changed"
 
 
 class Stored:
@@ -103,6 +105,15 @@ def test_every_version_is_held_against_its_own_shares(stored):
     for version in stored.versions:
         version.version = 1
     assert report_of(stored, "trial", now=NOW).srm.alarm
+
+
+def test_the_report_tells_where_a_canary_is(stored):
+    shares = {"static": 0.99, "dynamic": 0.01}
+    made = experiment({"name": "reward", "guardrail": 0.1}, arms=shares, canary={"arm": "dynamic"})
+    assert report_of(stored, "trial", now=NOW).canary is None
+    stored.versions[-1].definition = made.model_dump_json()
+    told = report_of(stored, "trial", now=NOW).canary
+    assert told is not None and told.startswith("canary: dynamic at 1 % since 2033-05-18 03:33 UTC, next 5 %")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,17 @@ WRONG = [
     (declared(shadow={"arm": "new", "share": 0}), "shadow.share"),
     (declared(shadow={"arm": "new", "most": 0}), "shadow.most"),
     (declared(shadow={"arm": "new", "at_most": 1}), "unknown key"),
-    (declared(canary={"arm": "new"}), "canary: no server runs that yet"),
+    (declared(canary={"arm": "none"}), r"canary\.arm: there is no arm 'none'; the arms are old, new"),
+    (declared(canary={"arm": "old"}), r"canary\.arm: 'old' is the control"),
+    (declared(canary={"arm": "new"}, metrics=[{"name": "latency"}]), "canary: no metric has a guardrail"),
+    (
+        declared(canary={"arm": "new", "steps": [0.1, 0.5, 0.5]}),
+        r"canary\.steps must rise, and 0\.5 follows 0\.5",
+    ),
+    (declared(canary={"arm": "new", "steps": [0.00005, 0.5]}), r"canary\.steps: 5e-05 is below 0\.0001"),
+    (declared(canary={"arm": "new", "steps": [0.5, 1]}), r"canary\.steps\.1: .*less than 1"),
+    (declared(canary={"arm": "new", "steps": []}), r"canary\.steps: .*at least 1"),
+    (declared(canary={"arm": "new", "step": [0.5]}), r"unknown key 'canary\.step'; did you mean 'steps'"),
     ([1], "is a mapping with the keys experiments, name"),
     ("a: [", "not valid YAML"),
 ]

@@ -93,6 +93,13 @@ def test_an_experiment_without_data_is_shown_all_the_same(empty):
     assert "No decision yet on dynamic" in printed(empty)
 
 
+def test_where_a_canary_is_stands_in_both(report):
+    told = report.model_copy(update={"canary": "canary: new at 5 % since yesterday"})
+    assert "canary: new at 5 % since yesterday\n" in printed(told)
+    assert '<p class="note">Canary: new at 5 % since yesterday.</p>' in page(told)
+    assert "canary" not in printed(report) and "Canary" not in page(report)
+
+
 def test_names_from_outside_are_text(report):
     task = report.tasks[0].model_copy(update={"task": "<script>alert(1)</script>"})
     html = page(report.model_copy(update={"tasks": [task]}))
