@@ -121,15 +121,15 @@ class Manifest(BaseModel):
 
 
 class Bundle:
-    """An opened bundle: checksums hold, the parts are read lazily."""
+    """An opened bundle: checksums hold, the parts are read lazily. digest: see ``digest_of``."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: Manifest, digest: str = "") -> None:
+        self.path, self.manifest, self.digest = path, manifest, digest
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
         """Open and verify. Raises InputError naming the first file whose hash does not hold."""
-        manifest = read_manifest(path)
+        manifest, digest = read_manifest(path), digest_of(path)
         present = set(_listing(path))
         for name, expected in manifest.files.items():
             # Only what stands in the folder is opened, whatever paths a manifest may name.
@@ -144,7 +144,7 @@ class Bundle:
         foreign = sorted(present - set(manifest.files))
         if foreign:
             raise InputError(f"{path}: {foreign[0]} is not in the manifest; remove it from the bundle")
-        return cls(path, manifest)
+        return cls(path, manifest, digest)
 
     @property
     def tasks(self) -> list[str]:
@@ -192,6 +192,12 @@ class Bundle:
 def expert_folder(task: str) -> str:
     """Where in a bundle the factors of ``task`` are."""
     return SHARED if task == SHARED else f"experts/{task}"
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a bundle's manifest, which has the hashes of all other files: where it is equal, so is all
+    that the bundles hold."""
+    return _sha256(path / MANIFEST)
 
 
 def read_manifest(path: Path) -> Manifest:

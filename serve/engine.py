@@ -26,6 +26,7 @@ from serve.checks import check_request, fitting_length
 from serve.choice import Chooser
 from serve.costs import calibrate
 from serve.detokenizer import Detokenizer
+from serve.endings import ending_ids
 from serve.grammar import Constraint, Grammars
 from serve.hotload import check_memory, private_copy
 from serve.job import Answer, EngineError, Job, Sink, collect
@@ -62,6 +63,7 @@ class Engine:
         router: Router | None = None,
         generation: int = 1,
         tasks: Sequence[str] | None = None,
+        digest: str = "",
     ) -> None:
         config = mixture.model.config.get_text_config(decoder=True)
         self.name, self.tokenizer, self.router, self.generation = name, tokenizer, router, generation
@@ -70,7 +72,7 @@ class Engine:
         weight = next(mixture.model.parameters())
         cost = position_bytes(config, weight.dtype)
         self.max_model_len = fitting_length(config, settings, cost)
-        self.timeout = settings.request_timeout
+        self.timeout, self.digest = settings.request_timeout, digest
         self.planner = Planner(
             mixture,
             settings.costs or calibrate(mixture),
@@ -91,7 +93,7 @@ class Engine:
         self.planner.passes.clear()
         self.observer = Observer(settings.metrics.prefix, name)
         self.observer.knows(self.tasks)
-        eos = _eos_ids(mixture.model, tokenizer)
+        eos = ending_ids(mixture.model, tokenizer)
         self.steps = Steps(self.scheduler, runner, self.chooser, self.prefixes, eos, self.observer)
         self.grammars = Grammars(tokenizer, eos)
         # Of its own, so that several engines in one process do not meet.
@@ -150,12 +152,7 @@ class Engine:
 
     @classmethod
     def _load(
-        cls,
-        path: Path,
-        settings: EngineSettings,
-        name: str | None,
-        generation: int,
-        beside: Engine | None,
+        cls, path: Path, settings: EngineSettings, name: str | None, generation: int, beside: Engine | None
     ) -> Engine:
         bundle = Bundle.open(path)
         name = name or path.resolve().name
@@ -194,6 +191,7 @@ class Engine:
             router=router,
             generation=generation,
             tasks=bundle.tasks,
+            digest=bundle.digest,
         )
 
     def stop(self) -> None:
@@ -210,9 +208,14 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
 
-    def pinned(self) -> AbstractContextManager[Engine]:
+    def pinned(self, generation: int | None = None) -> AbstractContextManager[Engine]:
         """What answers one request: this very engine."""
         return nullcontext(self)
+
+    @property
+    def engines(self) -> Sequence[Engine]:
+        """This very one."""
+        return [self]
 
     @property
     def failed(self) -> bool:
@@ -390,9 +393,3 @@ class Engine:
             except Exception:
                 # The others' commands still have to be heard, or their senders would wait for ever.
                 log.exception("a command to the engine failed")
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)

@@ -48,7 +48,7 @@ def private_copy(bundle: Bundle, *, without_base: bool) -> Iterator[Bundle]:
                         "complete"
                     )
         try:
-            yield Bundle(Path(folder), bundle.manifest)
+            yield Bundle(Path(folder), bundle.manifest, bundle.digest)
         except InputError as error:
             raise InputError(str(error).replace(folder, str(bundle.path))) from error
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from compress.errors import InputError
 from serve.api import (
     adminexperiments,
     chat,
@@ -68,6 +69,9 @@ def create_app(
     app.state.started = int(time.time())
     kept = Memory() if storage is None else storage
     app.state.trials, app.state.reports = _trials(settings, kept), reports.Reports(kept)
+    if isinstance(engine, Live):
+        board = app.state.trials.board
+        engine.needing, board.listen = board.naming, engine.settle
     _guard(app, settings)
     errors.install(app)
     for part in (completions, chat, scores, models, feedback, experiments, reports, adminexperiments, health):
@@ -116,7 +120,16 @@ def _guard(app: FastAPI, settings: ServerSettings) -> None:
 
 def _trials(settings: ServerSettings, kept: Storage) -> Trials:
     file = settings.experiments.file
-    return Trials(Board(kept, [] if file is None else read_experiments(file)), kept)
+    declared = [] if file is None else read_experiments(file)
+    for experiment in declared:
+        for arm in experiment.arms:
+            if arm.generation is not None:
+                raise InputError(
+                    f"{file}: experiment {experiment.name!r}: arm {arm.name!r} names generation"
+                    f" {arm.generation}, and numbers begin anew with each start; give the bundle's digest"
+                    " instead (sha256sum bundle.json)"
+                )
+    return Trials(Board(kept, declared), kept)
 
 
 def _tracing(settings: ServerSettings) -> Callable[[Exchange], None] | None:

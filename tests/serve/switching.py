@@ -7,6 +7,7 @@ import functools
 import shutil
 import time
 from collections.abc import Callable, Coroutine
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class StubGeneration(StubEngine):
     def __init__(self, number: int, tasks: list[str]) -> None:
         super().__init__()
         self.generation, self.tasks = number, tasks
+        self.digest = sha256(".".join(tasks).encode()).hexdigest()
         self.ended: str | None = None
 
     def finish(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def switch(http: httpx.AsyncClient, bundle: Any, expected: Any = 1) -> Any:
     return http.post("/admin/generations", json={"bundle": bundle, "expected_generation": expected})
 
 
+def told(number: int, bundle: Path) -> dict[str, Any]:
+    """What the list says of a generation that has nothing to do."""
+    digest = sha256(bundle.name.encode()).hexdigest()
+    return {
+        "generation": number, "bundle": str(bundle), "digest": digest, "tasks": bundle.name.split("."),
+        "requests": 0, "failed": False, "experiments": [],
+    }  # fmt: skip
+
+
 async def started(root: Path) -> Live[StubGeneration]:
     live = stub_live()
     await live.switch(root / "a", 0)
@@ -66,15 +76,11 @@ async def test_a_switch_and_what_is_told_of_it(root: Path) -> None:
         for bundle, number in (("b.c", 2), (str(root / "a"), 3), ("good-link", 4)):
             state = (await switch(http, bundle, number - 1)).json()
             assert state["current"]["generation"] == number
-        assert state["current"] == {
-            "generation": 4, "bundle": str(root / "b.c"), "tasks": ["b", "c"], "requests": 0,
-        }  # fmt: skip
+        assert state["current"] == told(4, root / "b.c")
         await until(lambda: len(live.leaving) == 1)
         state = (await http.get("/admin/generations")).json()
-        assert state["draining"] == [
-            {"generation": 1, "bundle": str(root / "a"), "tasks": ["a"], "requests": 1}
-        ]
-        assert state["loading"] is None
+        assert state["draining"] == [{**told(1, root / "a"), "requests": 1}]
+        assert state["loading"] is None and state["held"] == []
         old.release.set()
         await begun
         await until(lambda: not live.leaving)
