@@ -14,7 +14,9 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml")],
     bundle: Annotated[
         Path | None,
-        typer.Option(metavar="BUNDLE", help="Also check that it answers every arm that names no other."),
+        typer.Option(
+            metavar="BUNDLE", help="Also check that it answers every arm that names no other bundle."
+        ),
     ] = None,
 ) -> None:
     """Check a file of experiments, all of them as if they began on one endpoint, and show the arms.
@@ -48,6 +50,8 @@ def check(
         shown = [experiment.name, experiment.unit, experiment.layer, f"{experiment.eligible.share:.2%}"]
         for arm in experiment.arms:
             model = arm.model if arm.policy is None else f"{arm.model}, own policy"
+            if arm.digest is not None:
+                model += f", bundle {arm.digest[:8]}…"
             table.add_row(*shown, arm.name, model, f"{arm.share:.2%}")
             shown = [""] * 4
     Console().print(table)
