@@ -14,9 +14,7 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml")],
     bundle: Annotated[
         Path | None,
-        typer.Option(
-            metavar="BUNDLE", help="Also check that it answers every arm that names no other bundle."
-        ),
+        typer.Option(metavar="BUNDLE", help="Also check that it answers every arm but those of others."),
     ] = None,
 ) -> None:
     """Check a file of experiments, all of them as if they began on one endpoint, and show the arms.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from prometheus_client import CollectorRegistry
 
 from compress.errors import InputError
 from serve.engine import Engine
@@ -30,6 +31,7 @@ class StubGeneration(StubEngine):
         super().__init__()
         self.generation, self.tasks = number, tasks
         self.digest = sha256(".".join(tasks).encode()).hexdigest()
+        self.metrics = CollectorRegistry()
         self.ended: str | None = None
 
     def finish(self) -> None:

@@ -4,58 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
-from serve.adminsettings import Admin
-from serve.api.app import create_app
-from serve.api.security import Security
 from serve.live import Live
-from serve.serversettings import ServerSettings
+from tests.serve.administered import bundles, client, told
 from tests.serve.stub_engine import StubEngine
 from tests.serve.switching import StubGeneration, in_loop, stub_live, until
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root with bundles ``a`` and ``b.c``, one that is bad, and things that lead out of it."""
-    found = tmp_path / "root"
-    for name in ("a", "b.c", "bad", "leaky"):
-        (found / name).mkdir(parents=True)
-    (tmp_path / "outside").mkdir()
-    (found / "link").symlink_to(tmp_path / "outside")
-    (found / "good-link").symlink_to(found / "b.c")
-    (found / "dangling").symlink_to(tmp_path / "nowhere")
-    (found / "loop").symlink_to(found / "loop")
-    (found / "leaky" / "weights").symlink_to("/etc/passwd")
-    return found
-
-
-def client(live: Any, root: Path | None, enabled: bool = True, key: bool = True) -> httpx.AsyncClient:
-    settings = ServerSettings.model_construct(
-        admin=Admin(enabled=enabled, root=root), security=Security(admin_key=SecretStr("tws-admin"))
-    )
-    transport = httpx.ASGITransport(create_app(live, settings))
-    headers = {"authorization": "Bearer tws-admin"} if key else {}
-    return httpx.AsyncClient(transport=transport, base_url="http://twin", headers=headers)
+    return bundles(tmp_path)
 
 
 def switch(http: httpx.AsyncClient, bundle: Any, expected: Any = 1) -> Any:
     return http.post("/admin/generations", json={"bundle": bundle, "expected_generation": expected})
-
-
-def told(number: int, bundle: Path) -> dict[str, Any]:
-    """What the list says of a generation that has nothing to do."""
-    digest = sha256(bundle.name.encode()).hexdigest()
-    return {
-        "generation": number, "bundle": str(bundle), "digest": digest, "tasks": bundle.name.split("."),
-        "requests": 0, "failed": False, "experiments": [],
-    }  # fmt: skip
 
 
 async def started(root: Path) -> Live[StubGeneration]:
