@@ -202,7 +202,7 @@ async def test_after_a_restart_only_the_same_bundle_answers_for_an_arm(caplog: A
     await again.switch(Path("third"), 1, serve=False)  # a generation 2, and not the one that was meant
     async with client(again, memory, SETTINGS) as http:
         for user in USERS[:4]:
-            assert "x-twinserve-arm" not in (await complete(http, user)).headers
+            assert "x-twinserve-experiment" not in (await complete(http, user)).headers
         digest = live.current.digest[:16]
         told = (
             f"nobody takes part in experiment trial: arm 'old': its bundle, with the digest {digest}…, is not"
