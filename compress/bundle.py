@@ -107,6 +107,16 @@ class Manifest(BaseModel):
         }
 
     @property
+    def expert_files(self) -> dict[str, str]:
+        """Files of experts that say what they compute, by expert as ``factor_weights``, and their hashes."""
+        return {
+            name: sha
+            for task in self.experts
+            for name, sha in sorted(self.files.items())
+            if name.startswith(f"{expert_folder(task)}/") and not name.endswith(f"/{CARD}")
+        }
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all that makes the shared base: base/, and the experts that it is reached through. Equal
         ones answer alike without any expert: what a router learnt of one holds for the other, whatever

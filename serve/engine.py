@@ -21,7 +21,6 @@ from compress.errors import InputError
 from compress.loading import load_tokenizer
 from router import Query, Route, Router, load_router
 from serve import sampler
-from serve.baseweights import BaseWeights
 from serve.checks import check_request, fitting_length
 from serve.choice import Chooser
 from serve.costs import calibrate
@@ -158,14 +157,14 @@ class Engine:
         name = name or path.resolve().name
         if beside is None:
             return cls._of(bundle, settings, name, generation)
-        base = beside.mixture.base
-        shared = base is not None and base.serves(bundle, settings.torch_device(), settings.torch_dtype())
-        check_memory(bundle, settings, shared)
+        wanted = bundle, settings.torch_device(), settings.torch_dtype()
+        shared, same = beside.mixture.stands_on(*wanted), beside.mixture.carries(*wanted)
+        check_memory(bundle, settings, shared_base=shared, shared_experts=same)
         if shared:
             # Measured beside an engine that serves, they would be wrong.
             settings = settings.model_copy(update={"costs": beside.planner.costs})
         with private_copy(bundle, without_base=shared) as copied:
-            return cls._of(copied, settings, name, generation, base)
+            return cls._of(copied, settings, name, generation, beside.mixture)
 
     @classmethod
     def _of(
@@ -174,14 +173,14 @@ class Engine:
         settings: EngineSettings,
         name: str,
         generation: int,
-        base: BaseWeights | None = None,
+        beside: MixtureModel | None = None,
     ) -> Engine:
         device, dtype = settings.torch_device(), settings.torch_dtype()
         if device == "cpu" and dtype is not torch.float32 and not fast_on_cpu(dtype):
             log.warning("this processor has no %s arithmetic: float32 will be faster", dtype)
         folder = bundle.path / "router"
         router = load_router(folder, bundle.fingerprint, bundle.tasks) if folder.is_dir() else None
-        mixture = MixtureModel.load(bundle, device=device, dtype=dtype, base=base)
+        mixture = MixtureModel.load(bundle, device=device, dtype=dtype, beside=beside)
         return cls(
             mixture,
             load_tokenizer(bundle.base),
