@@ -107,6 +107,16 @@ class Manifest(BaseModel):
         }
 
     @property
+    def expert_files(self) -> dict[str, str]:
+        """Files of experts that say what they compute, by expert as ``factor_weights``, and their hashes."""
+        return {
+            name: sha
+            for task in self.experts
+            for name, sha in sorted(self.files.items())
+            if name.startswith(f"{expert_folder(task)}/") and not name.endswith(f"/{CARD}")
+        }
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all that makes the shared base: base/, and the experts that it is reached through. Equal
         ones answer alike without any expert: what a router learnt of one holds for the other, whatever
@@ -121,15 +131,15 @@ class Manifest(BaseModel):
 
 
 class Bundle:
-    """An opened bundle: checksums hold, the parts are read lazily."""
+    """An opened bundle: checksums hold, the parts are read lazily. digest: see ``digest_of``."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: Manifest, digest: str = "") -> None:
+        self.path, self.manifest, self.digest = path, manifest, digest
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
         """Open and verify. Raises InputError naming the first file whose hash does not hold."""
-        manifest = read_manifest(path)
+        manifest, digest = read_manifest(path), digest_of(path)
         present = set(_listing(path))
         for name, expected in manifest.files.items():
             # Only what stands in the folder is opened, whatever paths a manifest may name.
@@ -144,7 +154,7 @@ class Bundle:
         foreign = sorted(present - set(manifest.files))
         if foreign:
             raise InputError(f"{path}: {foreign[0]} is not in the manifest; remove it from the bundle")
-        return cls(path, manifest)
+        return cls(path, manifest, digest)
 
     @property
     def tasks(self) -> list[str]:
@@ -192,6 +202,12 @@ class Bundle:
 def expert_folder(task: str) -> str:
     """Where in a bundle the factors of ``task`` are."""
     return SHARED if task == SHARED else f"experts/{task}"
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a bundle's manifest, which has the hashes of all other files: where it is equal, so is all
+    that the bundles hold."""
+    return _sha256(path / MANIFEST)
 
 
 def read_manifest(path: Path) -> Manifest:

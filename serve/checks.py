@@ -51,10 +51,3 @@ def fitting_length(config: Any, settings: EngineSettings, cost: int) -> int:
             f"each, and {max(settings.max_model_len or 0, LENGTH_STEP)} are needed: give it more"
         )
     return min(length, most)
-
-
-def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end an answer, by the model's generation settings and the tokenizer."""
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)

@@ -21,11 +21,11 @@ from compress.errors import InputError
 from compress.loading import load_tokenizer
 from router import Query, Route, Router, load_router
 from serve import sampler
-from serve.baseweights import BaseWeights
-from serve.checks import check_request, eos_ids, fitting_length
+from serve.checks import check_request, fitting_length
 from serve.choice import Chooser
 from serve.costs import calibrate
 from serve.detokenizer import Detokenizer
+from serve.endings import ending_ids
 from serve.grammar import Constraint, Grammars
 from serve.hotload import check_memory, private_copy
 from serve.job import Answer, EngineError, Job, Sink, collect
@@ -62,6 +62,7 @@ class Engine:
         router: Router | None = None,
         generation: int = 1,
         tasks: Sequence[str] | None = None,
+        digest: str = "",
     ) -> None:
         config = mixture.model.config.get_text_config(decoder=True)
         self.name, self.tokenizer, self.router, self.generation = name, tokenizer, router, generation
@@ -70,7 +71,7 @@ class Engine:
         weight = next(mixture.model.parameters())
         cost = position_bytes(config, weight.dtype)
         self.max_model_len = fitting_length(config, settings, cost)
-        self.timeout = settings.request_timeout
+        self.timeout, self.digest = settings.request_timeout, digest
         self.planner = Planner(
             mixture,
             settings.costs or calibrate(mixture),
@@ -91,7 +92,7 @@ class Engine:
         self.planner.passes.clear()
         self.observer = Observer(settings.metrics.prefix, name)
         self.observer.knows(self.tasks)
-        eos = eos_ids(mixture.model, tokenizer)
+        eos = ending_ids(mixture.model, tokenizer)
         self.steps = Steps(self.scheduler, runner, self.chooser, self.prefixes, eos, self.observer)
         self.grammars = Grammars(tokenizer, eos)
         # Of its own, so that several engines in one process do not meet.
@@ -150,25 +151,20 @@ class Engine:
 
     @classmethod
     def _load(
-        cls,
-        path: Path,
-        settings: EngineSettings,
-        name: str | None,
-        generation: int,
-        beside: Engine | None,
+        cls, path: Path, settings: EngineSettings, name: str | None, generation: int, beside: Engine | None
     ) -> Engine:
         bundle = Bundle.open(path)
         name = name or path.resolve().name
         if beside is None:
             return cls._of(bundle, settings, name, generation)
-        base = beside.mixture.base
-        shared = base is not None and base.serves(bundle, settings.torch_device(), settings.torch_dtype())
-        check_memory(bundle, settings, shared)
+        wanted = bundle, settings.torch_device(), settings.torch_dtype()
+        shared, same = beside.mixture.stands_on(*wanted), beside.mixture.carries(*wanted)
+        check_memory(bundle, settings, shared_base=shared, shared_experts=same)
         if shared:
             # Measured beside an engine that serves, they would be wrong.
             settings = settings.model_copy(update={"costs": beside.planner.costs})
         with private_copy(bundle, without_base=shared) as copied:
-            return cls._of(copied, settings, name, generation, base)
+            return cls._of(copied, settings, name, generation, beside.mixture)
 
     @classmethod
     def _of(
@@ -177,14 +173,14 @@ class Engine:
         settings: EngineSettings,
         name: str,
         generation: int,
-        base: BaseWeights | None = None,
+        beside: MixtureModel | None = None,
     ) -> Engine:
         device, dtype = settings.torch_device(), settings.torch_dtype()
         if device == "cpu" and dtype is not torch.float32 and not fast_on_cpu(dtype):
             log.warning("this processor has no %s arithmetic: float32 will be faster", dtype)
         folder = bundle.path / "router"
         router = load_router(folder, bundle.fingerprint, bundle.tasks) if folder.is_dir() else None
-        mixture = MixtureModel.load(bundle, device=device, dtype=dtype, base=base)
+        mixture = MixtureModel.load(bundle, device=device, dtype=dtype, beside=beside)
         return cls(
             mixture,
             load_tokenizer(bundle.base),
@@ -194,6 +190,7 @@ class Engine:
             router=router,
             generation=generation,
             tasks=bundle.tasks,
+            digest=bundle.digest,
         )
 
     def stop(self) -> None:
@@ -210,9 +207,14 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
 
-    def pinned(self) -> AbstractContextManager[Engine]:
+    def pinned(self, generation: int | None = None) -> AbstractContextManager[Engine]:
         """What answers one request: this very engine."""
         return nullcontext(self)
+
+    @property
+    def engines(self) -> Sequence[Engine]:
+        """This very one."""
+        return [self]
 
     @property
     def failed(self) -> bool:

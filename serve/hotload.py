@@ -48,7 +48,7 @@ def private_copy(bundle: Bundle, *, without_base: bool) -> Iterator[Bundle]:
                         "complete"
                     )
         try:
-            yield Bundle(Path(folder), bundle.manifest)
+            yield Bundle(Path(folder), bundle.manifest, bundle.digest)
         except InputError as error:
             raise InputError(str(error).replace(folder, str(bundle.path))) from error
 
@@ -65,9 +65,11 @@ def memory_told(bundle: Path) -> Iterator[None]:
         raise
 
 
-def check_memory(bundle: Bundle, settings: EngineSettings, shared_base: bool) -> None:
+def check_memory(
+    bundle: Bundle, settings: EngineSettings, *, shared_base: bool, shared_experts: bool
+) -> None:
     """Raises TooLargeError when there is less memory than the least that the bundle's weights take."""
-    needed = bundle.bytes()["experts"]
+    needed = 0 if shared_experts else bundle.bytes()["experts"]
     if not shared_base:
         needed += bundle.manifest.base.parameters * settings.torch_dtype().itemsize
     free = _free_memory(settings.torch_device())

@@ -1,24 +1,32 @@
-"""Generations of a bundle: the next is loaded beside the one that serves, then takes its place at once."""
+"""Generations of a bundle: the next is loaded beside the one that serves, then takes its place at once, or is
+held: it answers only requests that ask for it by number, as arms of experiments do."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import Context
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serve.api.surface import EngineSurface
+from serve.background import in_thread
+from serve.generations import (
+    Engine,
+    Generation,
+    GenerationConflictError,
+    GenerationStateError,
+    LoadBusyError,
+    Make,
+    UnknownGenerationError,
+)
 from serve.job import NotReadyError
 from serve.request import Event, GenerationRequest
 
@@ -27,92 +35,98 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORK = "twinserve-work"
-
-T = TypeVar("T")
-
-
-class Servant(EngineSurface, Protocol):
-    """An engine that serves one generation."""
-
-    @property
-    def running(self) -> int:
-        """Requests that it is answering."""
-
-    def finish(self) -> None:
-        """End once all that has begun has ended; returns then."""
-
-    def stop(self) -> None:
-        """End now: what has begun fails."""
-
-
-Engine = TypeVar("Engine", bound=Servant)
-# (bundle, number of the generation, the engine that serves meanwhile) -> an engine that has answered.
-Make = Callable[[Path, int, Engine | None], Engine]
-
-
-class LoadBusyError(RuntimeError):
-    """Another bundle is being loaded."""
-
-
-class GenerationConflictError(RuntimeError):
-    """The generation that serves is not the one that was expected."""
-
-
-@dataclass(eq=False)
-class Generation(Generic[Engine]):
-    """One bundle's contents. leases: requests that have chosen it and may not have reached it yet."""
-
-    engine: Engine
-    bundle: Path
-    number: int
-    leases: int = 0
-    retired: bool = False
-
-    @property
-    def requests(self) -> int:
-        """Requests that still need it."""
-        return max(self.leases, self.engine.running)
-
 
 class Live(Generic[Engine]):
     """The engine that the API sees, whatever generations come and go. All calls belong to one event loop.
 
-    The model id stays; tasks and all else are those of the generation that serves.
+    The model id stays; tasks and all else are those of the generation that serves. needing: names of the
+    experiments whose arms name a bundle by its digest; such a bundle stays loaded. Whoever sets it calls
+    ``settle`` when its answers change.
     """
 
     def __init__(self, name: str, make: Make[Engine]) -> None:
         self.name, self._make = name, make
         self._current: Generation[Engine] | None = None
         self._last = 0
+        self.held: list[Generation[Engine]] = []
         self.leaving: list[Generation[Engine]] = []
         self.loading: Path | None = None
+        self._replacing = False
         self.draining = False
+        self.needing: Callable[[str], Sequence[str]] = lambda digest: ()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.metrics = CollectorRegistry()
         self.metrics.register(_Metrics(self))
 
     async def switch(
-        self, bundle: Path, expected: int, made: AbstractContextManager[object] | None = None
+        self,
+        bundle: Path,
+        expected: int,
+        made: AbstractContextManager[object] | None = None,
+        *,
+        serve: bool = True,
     ) -> int:
-        """Load ``bundle`` as the next generation and serve it from then on; its number.
+        """Load ``bundle`` as the next generation and serve it from then on, or hold it; its number.
 
-        expected: the generation that is to be replaced, 0 for none. made: is entered before the bundle is
-        opened, and left with the error of a load that fails, both on the loading thread. Requests that have
-        begun are answered by their own generation. Once begun, a switch is not given up when its caller is.
+        expected: the generation that serves, 0 for none. made: is entered before the bundle is opened, and
+        left with the error of a load that fails, both on the loading thread. Requests that have begun are
+        answered by their own generation. Once begun, a switch is not given up when its caller is.
         Raises GenerationConflictError when another generation serves, LoadBusyError during another load,
         NotReadyError while draining, and what ``make`` raises; then all is as it was.
         """
-        if self.draining:
-            raise NotReadyError("the server is shutting down; nothing is loaded any more")
+        self._check(expected)
         if self.loading is not None:
-            raise LoadBusyError(f"{self.loading.name} is being loaded; try again once it is")
-        if expected != self.generation:
-            raise GenerationConflictError(
-                f"generation {self.generation} serves, not {expected}; look at it again, then decide"
+            raise self._busy(self.loading)
+        self.loading, self._replacing = bundle, serve
+        return await asyncio.shield(self._keep(self._load(bundle, made or nullcontext(), serve)))
+
+    def promote(self, number: int, expected: int) -> None:
+        """Serve a generation that is held; nothing is loaded.
+
+        Raises as ``switch``, UnknownGenerationError, and GenerationStateError for one that has failed.
+        """
+        self._check(expected)
+        generation = self._find(number)
+        if generation is self._current:
+            return
+        if generation.engine.failed:
+            raise GenerationStateError(f"generation {number} has failed; load its bundle again")
+        if self.loading is not None and self._replacing:
+            raise self._busy(self.loading)
+        self.held.remove(generation)
+        self._serve(generation)
+
+    def release(self, number: int) -> None:
+        """Hold a generation no longer: it ends with its requests.
+
+        Raises UnknownGenerationError, and GenerationStateError for the one that serves or that an experiment
+        needs.
+        """
+        if any(generation.number == number for generation in self.leaving):
+            return
+        generation = self._find(number)
+        if generation is self._current:
+            raise GenerationStateError(
+                f"generation {number} serves; serve another one, and it ends with its requests"
             )
-        self.loading = bundle
-        return await asyncio.shield(self._keep(self._switch(bundle, made or nullcontext())))
+        needing = () if generation.engine.failed else self.needs(generation)
+        if needing:
+            names = ", ".join(map(repr, needing))
+            raise GenerationStateError(f"generation {number} answers for an arm of {names}; stop that first")
+        self._retire(generation)
+
+    def settle(self) -> None:
+        """Let go of what was held for experiments alone and is needed no longer."""
+        for generation in list(self.held):
+            if not generation.explicit and not self.needs(generation):
+                self._retire(generation)
+
+    def needs(self, generation: Generation[Engine]) -> Sequence[str]:
+        """Names of the experiments that could not go on without it."""
+        others = [one for one in self.loaded if one is not generation]
+        if any(one.digest == generation.digest and not one.engine.failed for one in others):
+            return ()
+        return self.needing(generation.digest)
 
     def drain(self) -> None:
         """Begin nothing any more. What has begun goes on. May be called from a signal handler."""
@@ -121,8 +135,7 @@ class Live(Generic[Engine]):
     async def stop(self) -> None:
         """End all engines now; unfinished requests fail with EngineError."""
         self.draining = True
-        generations = [*self.leaving, *([self._current] if self._current else [])]
-        for generation in generations:
+        for generation in [*self.leaving, *self.loaded]:
             await in_thread(generation.engine.stop)
 
     @property
@@ -133,26 +146,44 @@ class Live(Generic[Engine]):
         return self._current
 
     @property
+    def loaded(self) -> list[Generation[Engine]]:
+        """The generations that can be asked by number, the one that serves first."""
+        return [*([self._current] if self._current else []), *self.held]
+
+    @property
     def idle(self) -> bool:
         """Whether no generation has a request left."""
-        generations = [*self.leaving, *([self._current] if self._current else [])]
-        return not any(generation.requests for generation in generations)
+        return not any(generation.requests for generation in [*self.leaving, *self.loaded])
 
     @contextmanager
-    def pinned(self) -> Iterator[EngineSurface]:
-        """The engine that answers one request. Raises NotReadyError while there is none."""
-        generation = self.current
-        generation.leases += 1
+    def pinned(self, generation: int | None = None) -> Iterator[EngineSurface]:
+        """The engine that answers one request: that of the generation that serves, or of another one.
+
+        Raises NotReadyError while there is none, UnknownGenerationError for one that is not loaded.
+        """
+        chosen = self.current if generation is None else self._find(generation)
+        chosen.leases += 1
         try:
-            yield generation.engine
+            yield chosen.engine
         finally:
-            generation.leases -= 1
-            self._let_go(generation)
+            chosen.leases -= 1
+            self._let_go(chosen)
+
+    @property
+    def engines(self) -> Sequence[EngineSurface]:
+        """Of the generations that can be asked by number, the one that serves first. Raises NotReadyError
+        while there is none."""
+        return [self.current.engine, *(generation.engine for generation in self.held)]
 
     @property
     def generation(self) -> int:
         """Number of the generation that serves; 0 before the first."""
         return 0 if self._current is None else self._current.number
+
+    @property
+    def upcoming(self) -> int:
+        """Number of the generation that is loaded next."""
+        return self._last + 1
 
     @property
     def ready(self) -> bool:
@@ -161,6 +192,14 @@ class Live(Generic[Engine]):
     @property
     def failed(self) -> bool:
         return self._current is not None and self._current.engine.failed
+
+    @property
+    def digest(self) -> str:
+        return self.current.engine.digest
+
+    @property
+    def router(self) -> Any:
+        return self.current.engine.router
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -186,9 +225,27 @@ class Live(Generic[Engine]):
         with self.pinned() as engine:
             return await engine.route(conversations)
 
-    async def _switch(self, bundle: Path, made: AbstractContextManager[object]) -> int:
+    def _check(self, expected: int) -> None:
+        if self.draining:
+            raise NotReadyError("the server is shutting down; what it serves changes no more")
+        if expected != self.generation:
+            raise GenerationConflictError(
+                f"generation {self.generation} serves, not {expected}; look at it again, then decide"
+            )
+
+    def _busy(self, bundle: Path) -> LoadBusyError:
+        return LoadBusyError(f"{bundle.name} is being loaded; try again once it is")
+
+    def _find(self, number: int) -> Generation[Engine]:
+        found = next((one for one in self.loaded if one.number == number), None)
+        if found is None:
+            numbers = ", ".join(str(one.number) for one in self.loaded) or "none"
+            raise UnknownGenerationError(f"generation {number} is not loaded; loaded are: {numbers}")
+        return found
+
+    async def _load(self, bundle: Path, made: AbstractContextManager[object], serve: bool) -> int:
         serving = None if self._current is None else self._current.engine
-        number = self._last + 1
+        number = self.upcoming
 
         def load() -> Engine:
             with made:
@@ -201,14 +258,32 @@ class Live(Generic[Engine]):
         if self.draining:
             await in_thread(engine.stop)
             raise NotReadyError("the server is shutting down; the bundle was loaded in vain")
-        before, self._current = self._current, Generation(engine, bundle, number)
         self._last = number
-        log.info("generation %d serves: %s", number, bundle)
-        if before is not None:
-            before.retired = True
-            self.leaving.append(before)
-            self._let_go(before)
+        generation = Generation(engine, bundle, number, explicit=not serve)
+        if serve:
+            self._serve(generation)
+        else:
+            self.held.append(generation)
+            log.info("generation %d is held: %s", number, bundle)
         return number
+
+    def _serve(self, generation: Generation[Engine]) -> None:
+        before, self._current = self._current, generation
+        generation.explicit = False
+        log.info("generation %d serves: %s", generation.number, generation.bundle)
+        if before is not None:
+            self.held.append(before)
+            if before.engine.failed:
+                self._retire(before)
+            elif names := self.needs(before):
+                log.info("generation %d is held for %s", before.number, ", ".join(names))
+        self.settle()
+
+    def _retire(self, generation: Generation[Engine]) -> None:
+        self.held.remove(generation)
+        generation.retired = True
+        self.leaving.append(generation)
+        self._let_go(generation)
 
     def _let_go(self, generation: Generation[Engine]) -> None:
         if generation.retired and not generation.leases and generation in self.leaving:
@@ -231,31 +306,6 @@ class Live(Generic[Engine]):
         return task
 
 
-async def in_thread(work: Callable[[], T]) -> T:
-    """The result of ``work``, run on a thread that does not keep the process from ending, as those of
-    asyncio's pool do."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # the work goes on when nobody waits for it any more
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    thread = threading.Thread(target=run, name=WORK, daemon=True)
-    thread.start()
-    result = await asyncio.wrap_future(future)
-    # Until it has ended it holds ``work``, and with that a generation whose memory is waited for.
-    thread.join()
-    return result
-
-
-def working() -> bool:
-    """Whether a thread of ``in_thread`` still runs, waited for or not."""
-    return any(thread.name == WORK for thread in threading.enumerate())
-
-
 class _Metrics(Collector):
     """The serving generation's own metrics, which begin anew with it, and which generation that is."""
 
@@ -265,7 +315,8 @@ class _Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         live = self.live
         yield GaugeMetricFamily("twinserve_generation", "The generation that serves.", live.generation)
-        draining = len(live.leaving)
+        held, draining = len(live.held), len(live.leaving)
+        yield GaugeMetricFamily("twinserve_generations_held", "Generations held beside it.", held)
         yield GaugeMetricFamily("twinserve_generations_draining", "Generations that end.", draining)
         if live.generation:
             yield from live.current.engine.metrics.collect()

@@ -35,7 +35,7 @@ class MixtureModel:
 
     body, head: what the current pass adds inside the decoder and at its output head, which sees
     only those tokens whose logits are wanted. base: what the model stands on, None where nobody may share
-    it.
+    it. files: what the experts were read from, with hashes.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class MixtureModel:
     ) -> None:
         self.model: Any = model.eval()
         self.base = base
+        self.files: dict[str, str] = {}
         self.tasks = list(tasks)
         self.body, self.head = Pass(), Pass()
         self.groups: list[Group] = []
@@ -52,18 +53,32 @@ class MixtureModel:
 
     @classmethod
     def load(
-        cls, bundle: Bundle, *, device: str = "cpu", dtype: torch.dtype, base: BaseWeights | None = None
+        cls, bundle: Bundle, *, device: str = "cpu", dtype: torch.dtype, beside: MixtureModel | None = None
     ) -> MixtureModel:
         """Load base/ and attach every expert, in ``dtype`` on ``device``.
 
-        base: another model's, whose tensors are used where they are this bundle's.
+        beside: another model, whose tensors are used where they are this bundle's: its base, and on that the
+        factors of its experts, where all of them are the same.
         """
+        base = None if beside is None else beside.base
+        twin = beside if beside is not None and beside.carries(bundle, device, dtype) else None
         if base is None or not base.serves(bundle, device, dtype):
             base = BaseWeights.load(bundle, device, dtype)
         mixture = cls(base.model(), bundle.carried, base)
+        mixture.files = bundle.manifest.expert_files
         table = bundle.table()
-        _Attachment(mixture, table, [bundle.expert(task, table) for task in bundle.carried]).attach()
+        experts = [bundle.expert(task, table) for task in bundle.carried]
+        _Attachment(mixture, table, experts, twin).attach()
         return mixture
+
+    def stands_on(self, bundle: Bundle, device: str, dtype: torch.dtype) -> bool:
+        """Whether loading the bundle's base would give the very same tensors."""
+        return self.base is not None and self.base.serves(bundle, device, dtype)
+
+    def carries(self, bundle: Bundle, device: str, dtype: torch.dtype) -> bool:
+        """Whether loading the bundle's base and experts would give the very same tensors."""
+        same = list(self.files.items()) == list(bundle.manifest.expert_files.items())
+        return same and self.stands_on(bundle, device, dtype)
 
     @property
     def parameter_bytes(self) -> int:
@@ -136,10 +151,17 @@ class MixtureModel:
 
 
 class _Attachment:
-    """Extends the modules of one model; lives only as long as that takes."""
+    """Extends the modules of one model; lives only as long as that takes. twin: a model of the same base
+    and experts, whose factors are used."""
 
-    def __init__(self, mixture: MixtureModel, table: dict[str, Parameter], experts: Sequence[Expert]) -> None:
-        self.mixture, self.table, self.experts = mixture, table, experts
+    def __init__(
+        self,
+        mixture: MixtureModel,
+        table: dict[str, Parameter],
+        experts: Sequence[Expert],
+        twin: MixtureModel | None,
+    ) -> None:
+        self.mixture, self.table, self.experts, self.twin = mixture, table, experts, twin
         self.model = mixture.model
         like = next(self.model.parameters())
         self.device, self.dtype = like.device, like.dtype
@@ -152,7 +174,9 @@ class _Attachment:
         parts: dict[str, list[tuple[Tensor, Tensor] | None]] = {}
         vectors: dict[str, dict[str, Tensor]] = {}
         for parameter in self.table.values():
-            if parameter.is_matrix:
+            if self.twin is not None and parameter.name in self.twin._places:
+                parts[parameter.name] = []
+            elif parameter.is_matrix and self.twin is None:
                 found = [expert.low_rank(parameter.name) for expert in self.experts]
                 if any(found):
                     parts[parameter.name] = [None if one is None else self._factors(one) for one in found]
@@ -174,6 +198,9 @@ class _Attachment:
         return a.to(self.device, self.dtype), b.T.contiguous().to(self.device, self.dtype)
 
     def _rows(self, parameter: Parameter) -> Tensor | None:
+        if self.twin is not None:
+            known = self.twin._vectors.get(parameter.name)
+            return None if known is None else known[1]
         deltas = [expert.vector(parameter.name) for expert in self.experts]
         if all(delta is None for delta in deltas):
             return None
@@ -241,7 +268,7 @@ class _Attachment:
     def _attach_bank(
         self, names: Sequence[str], parts: Sequence[Sequence[tuple[Tensor, Tensor] | None]]
     ) -> None:
-        bank = Bank.of(parts)
+        bank = self._bank(names, parts)
         linear = self._linear(self.table[names[0]].module)
         group = Group(linear.current, bank)
         self.mixture.groups.append(group)
@@ -251,9 +278,18 @@ class _Attachment:
             linear.group, linear.member = group, m
             self.mixture._places[name] = (self.table[name], (bank, m))
 
+    def _bank(self, names: Sequence[str], parts: Sequence[Sequence[tuple[Tensor, Tensor] | None]]) -> Bank:
+        if self.twin is None:
+            return Bank.of(parts)
+        places = [self.twin._places[name][1] for name in names]
+        bank = places[0][0]
+        # One base reads the same inputs together.
+        assert all(one is bank and m == at for at, (one, m) in enumerate(places))
+        return bank
+
     def _attach_embedding(self, parameter: Parameter, part: list[tuple[Tensor, Tensor] | None]) -> None:
         module = self.model.get_submodule(parameter.module)
-        bank = Bank.of([part])
+        bank = self._bank([parameter.name], [part])
         self.mixture._places[parameter.name] = (parameter, (bank, 0))
         scale = getattr(module, "embed_scale", 1.0)
         module.forward = MixedEmbedding(self.mixture.body, module.forward, bank, scale)

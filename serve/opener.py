@@ -6,9 +6,9 @@ from pathlib import Path
 
 from compress.errors import InputError
 from serve.engine import Engine
+from serve.generations import Make
 from serve.hotload import memory_told
 from serve.job import EngineError
-from serve.live import Make
 from serve.observer import Observer
 from serve.request import GenerationRequest, SamplingParams, Target
 from serve.settings import EngineSettings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -17,9 +17,11 @@ from serve.api.experiments import standing_of, the_board, unknown
 from serve.api.fields import Text
 from serve.api.responses import Sent
 from serve.api.schemas import Body
-from serve.api.surface import CurrentEngine, EngineSurface
+from serve.api.surface import WholeEngine
+from serve.api.trials import loaded
 from serve.experiments.board import ExperimentConflictError, UnknownExperimentError
 from serve.experiments.definitions import check, parsed
+from serve.experiments.loaded import Loaded, by_digest
 from serve.experiments.records import State
 from serve.experiments.spec import Experiment
 from serve.experiments.standing import Standing
@@ -90,10 +92,10 @@ async def states(request: Request) -> Response:
 
 
 @routes.post("", response_model=ExperimentState)
-async def start(body: StartRequest, request: Request, engine: CurrentEngine) -> Response:
+async def start(body: StartRequest, request: Request, engine: WholeEngine) -> Response:
     """Begin an experiment, or schedule it where its start is to come."""
     with told():
-        experiment = _checked(body.experiment, engine)
+        experiment = _checked(body.experiment, loaded(engine))
         standing = await the_board(request).start(experiment, body.reason)
     return ExperimentState.of(standing).response()
 
@@ -105,7 +107,7 @@ async def state(name: str, request: Request) -> Response:
 
 
 @routes.patch("/{name}", response_model=ExperimentState)
-async def change(name: str, body: ChangeRequest, request: Request, engine: CurrentEngine) -> Response:
+async def change(name: str, body: ChangeRequest, request: Request, engine: WholeEngine) -> Response:
     """The experiment's next version; while it runs only its shares, its canary and its end can change."""
     board = the_board(request)
     standing = standing_of(board, name)
@@ -117,7 +119,7 @@ async def change(name: str, body: ChangeRequest, request: Request, engine: Curre
             if "arms" in body.experiment:
                 raise InputError("shares and experiment.arms both say what the shares are; send one of them")
             content["arms"] = _shared(standing.experiment, body.shares)
-        standing = await board.change(name, _checked(content, engine), body.reason)
+        standing = await board.change(name, _checked(content, loaded(engine)), body.reason)
     return ExperimentState.of(standing).response()
 
 
@@ -148,9 +150,9 @@ def told() -> Iterator[None]:
         raise ApiError(503, f"{error}.", code="not_kept", headers=RETRY_SOON) from error
 
 
-def _checked(content: dict[str, Any], engine: EngineSurface) -> Experiment:
-    experiment = parsed(content)
-    check(experiment, engine.tasks, engine.generation)
+def _checked(content: dict[str, Any], there: Sequence[Loaded]) -> Experiment:
+    experiment = by_digest(parsed(content), there)
+    check(experiment, there)
     return experiment
 
 

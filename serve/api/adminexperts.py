@@ -54,7 +54,7 @@ async def remove(task: str, expected_generation: int, live: TheLive) -> Response
 
 async def _changed(live: Live[Any], expected: int, change: Callable[[Path], object]) -> Response:
     served = live.current.bundle.resolve()
-    target = _beside(served, live.generation + 1)
+    target = _beside(served, live.upcoming)
     return await switched(live, target, expected, derived(served, target, change))
 
 

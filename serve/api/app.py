@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from compress.errors import InputError
 from serve.api import (
     adminexperiments,
     chat,
@@ -72,6 +73,8 @@ def create_app(
     trials = app.state.trials = _trials(settings, kept)
     app.state.canaries = Canaries(trials.board, kept, trials.metrics)
     app.state.reports = reports.Reports(kept)
+    if isinstance(engine, Live):
+        engine.needing, trials.board.listen = trials.board.naming, engine.settle
     _guard(app, settings)
     errors.install(app)
     for part in (completions, chat, scores, models, feedback, experiments, reports, adminexperiments, health):
@@ -120,7 +123,16 @@ def _guard(app: FastAPI, settings: ServerSettings) -> None:
 
 def _trials(settings: ServerSettings, kept: Storage) -> Trials:
     file = settings.experiments.file
-    return Trials(Board(kept, [] if file is None else read_experiments(file)), kept)
+    declared = [] if file is None else read_experiments(file)
+    for experiment in declared:
+        for arm in experiment.arms:
+            if arm.generation is not None:
+                raise InputError(
+                    f"{file}: experiment {experiment.name!r}: arm {arm.name!r} names generation"
+                    f" {arm.generation}, and numbers begin anew with each start; give the bundle's digest"
+                    " instead (sha256sum bundle.json)"
+                )
+    return Trials(Board(kept, declared), kept)
 
 
 @asynccontextmanager

@@ -38,7 +38,7 @@ routes = APIRouter()
 async def chat(body: ChatRequest, http: Request, engine: ReadyEngine) -> Response:
     """Answer a conversation; by default until the model ends or the context is full."""
     target = resolve(engine, body.model, body.mixture)
-    answering = enter(http, engine, body, target)
+    engine, answering = enter(http, engine, body, target)
     check_stream_options(body)
     timeout = request_timeout(http)
     http.state.ticket.enter(body.choices)

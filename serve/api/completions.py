@@ -36,7 +36,7 @@ async def complete(body: CompletionRequest, http: Request, engine: ReadyEngine) 
     """Continue one prompt or several, each ``n`` times; all are answered at once, as choices by index:
     those of the first prompt, then those of the next."""
     target = resolve(engine, body.model, body.mixture)
-    answering = enter(http, engine, body, target)
+    engine, answering = enter(http, engine, body, target)
     check_stream_options(body)
     timeout = request_timeout(http)
     http.state.ticket.enter(len(body.prompt) * body.choices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fastapi import Depends, Request
@@ -32,6 +32,14 @@ class EngineSurface(Protocol):
         """Version of the bundle's contents."""
 
     @property
+    def digest(self) -> str:
+        """Which bundle that is, see ``compress.bundle.digest_of``."""
+
+    @property
+    def router(self) -> Any:
+        """None where no dynamic request can be answered."""
+
+    @property
     def max_model_len(self) -> int:
         """Prompt and answer together, in tokens, at most."""
 
@@ -47,10 +55,15 @@ class EngineSurface(Protocol):
     def failed(self) -> bool:
         """True when it will never answer again, and only a restart helps."""
 
-    def pinned(self) -> AbstractContextManager[EngineSurface]:
+    def pinned(self, generation: int | None = None) -> AbstractContextManager[EngineSurface]:
         """What answers one request: the same from its first check to its answer, whatever is switched
-        meanwhile."""
+        meanwhile. generation: one of ``engines``, None for the one that serves."""
         ...
+
+    @property
+    def engines(self) -> Sequence[EngineSurface]:
+        """Of all generations that can be asked, the one that serves first. Raises NotReadyError while there
+        is none."""
 
     @property
     def metrics(self) -> CollectorRegistry:
@@ -77,10 +90,20 @@ async def whole_engine(request: Request) -> EngineSurface:
 WholeEngine = Annotated[EngineSurface, Depends(whole_engine)]
 
 
-async def current_engine(whole: WholeEngine) -> AsyncIterator[EngineSurface]:
+async def current_engine(request: Request, whole: WholeEngine) -> AsyncIterator[EngineSurface]:
     """The generation that answers this request, kept until it has."""
-    with whole.pinned() as engine:
-        yield engine
+    with ExitStack() as lease:
+        request.state.lease = lease
+        yield lease.enter_context(whole.pinned())
+
+
+def exchanged(request: Request, generation: int) -> EngineSurface:
+    """The generation that answers this request from now on, in place of the one that ``current_engine`` gave,
+    which is let go."""
+    whole: EngineSurface = request.app.state.engine
+    lease: ExitStack = request.state.lease
+    with lease.pop_all():
+        return lease.enter_context(whole.pinned(generation))
 
 
 # Not for the whole response: a client that reads slowly must not keep a generation in memory whose engine

@@ -13,10 +13,11 @@ from serve.api.exchange import Exchange
 from serve.api.routedtasks import RoutedTasks, routed_task
 from serve.api.schemas import Generation
 from serve.api.shadows import Record, Shadow, Shadows
-from serve.api.surface import EngineSurface
+from serve.api.surface import EngineSurface, exchanged
 from serve.experiments.board import Asked, Board, Choice
 from serve.experiments.definitions import target as target_of
 from serve.experiments.keeping import Storage
+from serve.experiments.loaded import Loaded, answering
 from serve.experiments.metrics import ExperimentMetrics
 from serve.experiments.records import Routed, Served
 from serve.request import GenerationRequest, Target
@@ -68,7 +69,11 @@ class Trials:
         choice = self.board.choose(asked)
         if self.board.stale and (self._keeping is None or self._keeping.done()):
             self._keeping = asyncio.get_running_loop().create_task(self.board.agree())
-        return None if choice is None else Trial(choice, asked.generation)
+        if choice is None:
+            return None
+        found = answering(choice.arm, asked.loaded)
+        assert found is not None  # or the board would not have chosen it
+        return Trial(choice, found.generation)
 
     def begin(
         self, exchange: Exchange, engine: EngineSurface, response: str, prompts: Sequence[GenerationRequest]
@@ -129,22 +134,43 @@ class Trials:
         return None if found is None or found.shadow else found.experiment
 
 
-def enter(http: Request, engine: EngineSurface, body: Generation, target: Target) -> Target:
-    """The weights that answer: those of an experiment's arm, if the model's bare name was asked for and one
-    applies, else ``target``."""
+def enter(
+    http: Request, engine: EngineSurface, body: Generation, target: Target
+) -> tuple[EngineSurface, Target]:
+    """The generation and the weights that answer: those of an experiment's arm, if the model's bare name was
+    asked for and one applies, else ``engine``, which serves, and ``target``."""
     if body.model != engine.name or body.mixture is not None:
-        return target
+        return engine, target
     asked = Asked(
         request=http.state.request_id,
         user=body.user or body.safety_identifier,
         session=http.headers.get(SESSION),
         headers=http.headers,
-        tasks=engine.tasks,
-        generation=engine.generation,
+        loaded=loaded(http.app.state.engine),
     )
     trials: Trials = http.app.state.trials
     trial = http.state.exchange.trial = trials.enter(asked)
-    return target if trial is None else target_of(trial.choice.arm)
+    if trial is None:
+        return engine, target
+    if trial.generation != engine.generation:
+        engine = exchanged(http, trial.generation)
+    return engine, target_of(trial.choice.arm)
+
+
+def loaded(whole: EngineSurface) -> list[Loaded]:
+    """The generations that arms may name, the one that serves first. Raises NotReadyError while there is
+    none."""
+    return [
+        Loaded(
+            generation=engine.generation,
+            digest=engine.digest,
+            tasks=engine.tasks,
+            context=engine.max_model_len,
+            routes=engine.router is not None,
+            failed=engine.failed,
+        )
+        for engine in whole.engines
+    ]
 
 
 def outcome_of(exchange: Exchange) -> Outcome:

@@ -44,8 +44,9 @@ def serve(
 
     from compress.bundle import read_manifest
     from serve.api.app import create_app
+    from serve.background import working
     from serve.experimentstorage import open_storage
-    from serve.live import Live, working
+    from serve.live import Live
     from serve.logs import configure
     from serve.opener import opener
     from serve.server import Server

@@ -3,7 +3,7 @@
 The rule, since every arm changes the weights and a request can have one arm only: of the experiments that
 run, in the order in which they began, a request takes part in the first that it is eligible for. Eligible
 means: it carries the unit's id and the headers that are asked for, the unit lies in the experiment's share of
-its layer, and the generation that serves can answer every arm.
+its layer, and what is loaded can answer every arm.
 
 Within a layer those shares never overlap, so a unit meets at most one experiment of each, as Tang et al. 2010
 have it. What an earlier layer takes, a later one does not see; but as layers are hashed independently, that
@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -25,6 +25,7 @@ from serve.experiments.canary import opening
 from serve.experiments.definitions import unanswerable
 from serve.experiments.exposure import Exposure
 from serve.experiments.keeping import Keeper
+from serve.experiments.loaded import Loaded
 from serve.experiments.memory import Memory
 from serve.experiments.records import Change, State
 from serve.experiments.spec import Arm, Experiment
@@ -51,14 +52,13 @@ class ExperimentConflictError(RuntimeError):
 @dataclass(frozen=True)
 class Asked:
     """What of a request decides whether and how it takes part. request: its id. headers: by lower-case name.
-    tasks, generation: of the engine that is to answer."""
+    loaded: the generations that may answer, the one that serves first."""
 
     request: str
     user: str | None = field(default=None, repr=False)
     session: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    tasks: Collection[str] = ()
-    generation: int = 1
+    loaded: Sequence[Loaded] = (Loaded(),)
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,14 @@ class Board:
         self._running: list[Standing] = []
         self._standing: dict[str, Standing] = {}
         self._unsaved: dict[str, Standing] = {}
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, int, str]] = set()
         self._lock = asyncio.Lock()
         # Set when any experiment changes, whoever changed it.
         self.changed = asyncio.Event()
         self.exposures: dict[str, Exposure] = {}
         self.passed: Counter[tuple[str, str]] = Counter()
+        # Told whenever an experiment has another state or version.
+        self.listen: Callable[[], None] = lambda: None
         try:
             self._adopt(self.keeper.experiments())
             for standing in self._to_begin():
@@ -141,6 +143,11 @@ class Board:
         """Count that a choice is being answered. One of an earlier version counts for nothing."""
         if self._standing[choice.experiment.name].version == choice.version:
             self.exposures[choice.experiment.name].add(choice.unit, choice.arm.name)
+
+    def naming(self, digest: str) -> list[str]:
+        """Names of the experiments, running or to come, of which an arm names that bundle."""
+        named = [one for one in self._standing.values() if one.state != "stopped"]
+        return [one.name for one in named if any(arm.digest == digest for arm in one.experiment.arms)]
 
     async def start(self, experiment: Experiment, reason: str) -> Standing:
         """Begin an experiment, or schedule it; what came of it, once it is kept.
@@ -261,6 +268,7 @@ class Board:
         turns = [turn for one in self._standing.values() if (turn := one.next_turn) is not None]
         self._turn = min(turns, default=float("inf"))
         self._running = sorted((one for one in self._standing.values() if one.state == "running"), key=_order)
+        self.listen()
 
     def _behind_others(self, standing: Standing) -> Standing:
         """Begun later than all others, whatever the clock says: their units must not change experiments."""
@@ -290,11 +298,12 @@ class Board:
         if not standing.takes(unit):
             return "outside"
         # For all arms alike: what only some arms answered would say nothing of the others.
-        why = unanswerable(standing.experiment, asked.tasks, asked.generation)
+        why = unanswerable(standing.experiment, asked.loaded)
         if why is None:
             return None
-        if (standing.name, asked.generation) not in self._told:
-            self._told.add((standing.name, asked.generation))
+        told = (standing.name, asked.loaded[0].generation, why)
+        if told not in self._told:
+            self._told.add(told)
             log.warning("nobody takes part in experiment %s: %s", standing.name, why)
         return "unanswerable"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from compress.recipe import validation_sentence
 from compress.yamlfile import read_mapping
 from serve.experiments import canary
 from serve.experiments.assignment import BUCKETS
+from serve.experiments.loaded import Loaded, answering
 from serve.experiments.spec import Arm, Experiment
 from serve.request import Target
 
@@ -60,26 +61,43 @@ def parsed(content: Any, where: str = "") -> Experiment:
     return experiment
 
 
-def unanswerable(experiment: Experiment, tasks: Collection[str], generation: int | None = None) -> str | None:
-    """Why an endpoint with these tasks cannot answer every arm, in a sentence; None if it can.
+def unanswerable(experiment: Experiment, loaded: Sequence[Loaded]) -> str | None:
+    """Why an endpoint cannot answer every arm, in a sentence; None if it can.
 
-    generation: the one that serves; None does not look at generations.
+    loaded: its generations, the one that serves first.
     """
+    contexts: dict[int, str] = {}
     for arm in experiment.arms:
-        if arm.model not in ("dynamic", "static") and arm.model not in tasks:
-            known = ", ".join(["dynamic", "static", *tasks])
-            return f"arm {arm.name!r}: there is no model {arm.model!r} here; the models are {known}"
-        if generation is not None and arm.generation not in (None, generation):
+        if arm.generation is not None:
             return (
-                f"arm {arm.name!r} asks for generation {arm.generation}, and generation {generation} serves:"
-                " others are not kept loaded; leave the key out, or switch first"
+                f"arm {arm.name!r} names generation {arm.generation} by its number; give its bundle's digest"
             )
+        found = answering(arm, loaded)
+        if found is None:
+            failed = [one.generation for one in loaded if one.digest == arm.digest]
+            why = f"failed, as generation {failed[0]}" if failed else "is not loaded"
+            return (
+                f"arm {arm.name!r}: its bundle, with the digest {str(arm.digest)[:16]}…, {why}; load it, with"
+                " serve: false where another one serves"
+            )
+        if arm.model not in ("dynamic", "static") and arm.model not in found.tasks:
+            known = ", ".join(["dynamic", "static", *found.tasks])
+            where = "here" if arm.digest is None else f"in generation {found.generation}"
+            return f"arm {arm.name!r}: there is no model {arm.model!r} {where}; the models are {known}"
+        if arm.model == "dynamic" and not found.routes:
+            return f"arm {arm.name!r}: generation {found.generation} has no router; name static or a task"
+        if found.context is not None:
+            contexts.setdefault(found.context, arm.name)
+    if len(contexts) > 1:
+        # A prompt between the two would be refused by some arms alone, and its units missing there.
+        told = " and ".join(f"{size} tokens (arm {name!r})" for size, name in sorted(contexts.items()))
+        return f"the arms have contexts of {told}; set max_model_len to the least of them"
     return None
 
 
-def check(experiment: Experiment, tasks: Collection[str], generation: int | None = None) -> None:
+def check(experiment: Experiment, loaded: Sequence[Loaded]) -> None:
     """Raise InputError when ``unanswerable`` says why."""
-    if (why := unanswerable(experiment, tasks, generation)) is not None:
+    if (why := unanswerable(experiment, loaded)) is not None:
         raise InputError(f"experiment {experiment.name!r}: {why}")
 
 
@@ -105,4 +123,9 @@ def _check(experiment: Experiment) -> None:
         if not others:
             raise InputError(
                 f"shadow.arm: all requests go to {experiment.shadow.arm!r} itself; give another arm a share"
+            )
+        if any(arm.digest is not None or arm.generation is not None for arm in experiment.arms):
+            raise InputError(
+                "shadow: it is answered by the engine that serves, which alone knows when it has time; leave"
+                " digest and generation out of the arms"
             )

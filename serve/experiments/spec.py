@@ -32,13 +32,15 @@ class Arm(Strict):
     """What answers a share of the traffic.
 
     model: what stands behind ``NAME:`` in a model id: dynamic, static or a task. policy: of the router,
-    instead of the bundle's own; for dynamic alone. generation: a generation that is kept loaded; None is the
-    one that serves. share: of the units that take part, 0 to 1; the arms' shares sum to 1.
+    instead of the bundle's own; for dynamic alone. digest: of the bundle that answers, where it is not the
+    one that serves. generation: a loaded one, instead of its bundle's digest. share: of the units that take
+    part, 0 to 1; the arms' shares sum to 1.
     """
 
     name: Name
     model: str = "dynamic"
     policy: Policy | None = None
+    digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     generation: int | None = Field(None, ge=1)
     share: float = Field(ge=0, le=1, allow_inf_nan=False)
 
@@ -49,6 +51,10 @@ class Arm(Strict):
 
     @model_validator(mode="after")
     def _policy_of_the_router(self) -> Arm:
+        if self.digest is not None and self.generation is not None:
+            raise ValueError(
+                f"arm {self.name!r}: digest and generation both say which bundle; give one of them"
+            )
         if self.policy is not None and not self.routed:
             raise ValueError(f"arm {self.name!r}: a policy needs model: dynamic, not {self.model}")
         return self

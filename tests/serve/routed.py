@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ def shared_base(bundle: Bundle) -> Any:
     return load_composed(bundle, factor_weights({}, bundle.tasks, bundle.scalings))
 
 
-def add_router(path: Path, **settings: Any) -> None:
-    """Train a router for the bundle at ``path``, which has the tasks of ``WORDS``, and put it there."""
+def add_router(path: Path, words: Mapping[str, str] = WORDS, **settings: Any) -> None:
+    """Train a router for the bundle at ``path``, which has the tasks of ``words``, and put it there."""
     bundle = Bundle.open(path)
-    prompts = [Prompt(task, words.format(i, i + 3)) for task, words in WORDS.items() for i in range(40)]
+    prompts = [Prompt(task, text.format(i, i + 3)) for task, text in words.items() for i in range(40)]
     router, _ = train_router(
         shared_base(bundle),
         tiny.tokenizer(),

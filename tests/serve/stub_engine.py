@@ -52,6 +52,8 @@ class StubEngine:
         self.name = "twin"
         self.tasks: list[str] = ["sorting", "sentiment"]
         self.generation = 3
+        self.digest = "3" * 64
+        self.router: Any = "all that sorts"
         self.max_model_len = 200
         self.tokenizer: Any = TOKENIZER
         self.ready = True
@@ -68,8 +70,12 @@ class StubEngine:
         self.peak = 0
         self.cancelled = 0
 
-    def pinned(self) -> AbstractContextManager[StubEngine]:
+    def pinned(self, generation: int | None = None) -> AbstractContextManager[StubEngine]:
         return nullcontext(self)
+
+    @property
+    def engines(self) -> list[StubEngine]:
+        return [self]
 
     def check(self, request: GenerationRequest) -> None:
         if self.refuse:

@@ -7,10 +7,12 @@ import functools
 import shutil
 import time
 from collections.abc import Callable, Coroutine
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from prometheus_client import CollectorRegistry
 
 from compress.errors import InputError
 from serve.engine import Engine
@@ -28,6 +30,8 @@ class StubGeneration(StubEngine):
     def __init__(self, number: int, tasks: list[str]) -> None:
         super().__init__()
         self.generation, self.tasks = number, tasks
+        self.digest = sha256(".".join(tasks).encode()).hexdigest()
+        self.metrics = CollectorRegistry()
         self.ended: str | None = None
 
     def finish(self) -> None:

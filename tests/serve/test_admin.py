@@ -9,39 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
-from serve.adminsettings import Admin
-from serve.api.app import create_app
-from serve.api.security import Security
 from serve.live import Live
-from serve.serversettings import ServerSettings
+from tests.serve.administered import bundles, client, told
 from tests.serve.stub_engine import StubEngine
 from tests.serve.switching import StubGeneration, in_loop, stub_live, until
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root with bundles ``a`` and ``b.c``, one that is bad, and things that lead out of it."""
-    found = tmp_path / "root"
-    for name in ("a", "b.c", "bad", "leaky"):
-        (found / name).mkdir(parents=True)
-    (tmp_path / "outside").mkdir()
-    (found / "link").symlink_to(tmp_path / "outside")
-    (found / "good-link").symlink_to(found / "b.c")
-    (found / "dangling").symlink_to(tmp_path / "nowhere")
-    (found / "loop").symlink_to(found / "loop")
-    (found / "leaky" / "weights").symlink_to("/etc/passwd")
-    return found
-
-
-def client(live: Any, root: Path | None, enabled: bool = True, key: bool = True) -> httpx.AsyncClient:
-    settings = ServerSettings.model_construct(
-        admin=Admin(enabled=enabled, root=root), security=Security(admin_key=SecretStr("tws-admin"))
-    )
-    transport = httpx.ASGITransport(create_app(live, settings))
-    headers = {"authorization": "Bearer tws-admin"} if key else {}
-    return httpx.AsyncClient(transport=transport, base_url="http://twin", headers=headers)
+    return bundles(tmp_path)
 
 
 def switch(http: httpx.AsyncClient, bundle: Any, expected: Any = 1) -> Any:
@@ -66,15 +43,11 @@ async def test_a_switch_and_what_is_told_of_it(root: Path) -> None:
         for bundle, number in (("b.c", 2), (str(root / "a"), 3), ("good-link", 4)):
             state = (await switch(http, bundle, number - 1)).json()
             assert state["current"]["generation"] == number
-        assert state["current"] == {
-            "generation": 4, "bundle": str(root / "b.c"), "tasks": ["b", "c"], "requests": 0,
-        }  # fmt: skip
+        assert state["current"] == told(4, root / "b.c")
         await until(lambda: len(live.leaving) == 1)
         state = (await http.get("/admin/generations")).json()
-        assert state["draining"] == [
-            {"generation": 1, "bundle": str(root / "a"), "tasks": ["a"], "requests": 1}
-        ]
-        assert state["loading"] is None
+        assert state["draining"] == [{**told(1, root / "a"), "requests": 1}]
+        assert state["loading"] is None and state["held"] == []
         old.release.set()
         await begun
         await until(lambda: not live.leaving)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -16,9 +19,13 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from serve.adminsettings import Admin
 from serve.api.app import create_app
 from serve.api.examples import bodies
+from serve.api.security import Security
+from serve.serversettings import ServerSettings
 from tests.serve.stub_engine import StubEngine, ask
+from tests.serve.switching import stub_live
 
 CHECKS = [
     not_a_server_error,
@@ -35,11 +42,22 @@ def app() -> Any:
     return create_app(engine)
 
 
+def administered() -> Any:
+    """An endpoint whose generations may be switched; its root has no bundle."""
+    live = stub_live()
+    asyncio.run(live.switch(Path("sorting.sentiment"), 0))
+    return create_app(
+        live,
+        ServerSettings.model_construct(
+            admin=Admin(enabled=True, root=Path(__file__).parent), security=Security(admin_key=KEY)
+        ),
+    )
+
+
+KEY = SecretStr("tws-admin")
 schema = schemathesis.openapi.from_asgi("/openapi.json", app())
-
-
-@schema.parametrize()
-@settings(
+admin = schemathesis.openapi.from_asgi("/openapi.json", administered()).include(path_regex="^/admin/")
+FEW = settings(
     max_examples=30,
     deadline=None,
     derandomize=True,
@@ -47,11 +65,21 @@ schema = schemathesis.openapi.from_asgi("/openapi.json", app())
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
 )
+
+
+@schema.parametrize()
+@FEW
 def test_answers_conform_to_the_document(case: schemathesis.Case) -> None:
     if isinstance(case.body, dict) and "model" in case.body:
         # A random one would be a 404, and nothing else of the body would be read.
         case.body["model"] = "twin"
     case.call_and_validate(checks=CHECKS)
+
+
+@admin.parametrize()
+@FEW
+def test_admin_routes_conform_to_the_document(case: schemathesis.Case) -> None:
+    case.call_and_validate(checks=CHECKS, headers={"authorization": f"Bearer {KEY.get_secret_value()}"})
 
 
 @pytest.mark.parametrize("tasks", [["sorting", "sentiment"], []])

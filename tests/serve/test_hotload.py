@@ -166,7 +166,7 @@ async def test_a_file_truncated_between_its_check_and_its_use_is_told(
     live = real_live()
     try:
         await live.switch(both[0].bundle.path, 0)
-        monkeypatch.setattr("serve.engine.check_memory", lambda *_: truncate(bad))
+        monkeypatch.setattr("serve.engine.check_memory", lambda *_, **__: truncate(bad))
         with pytest.raises(InputError, match="changed while it was read"):
             await live.switch(bad, 1)
         assert await answer(live) == (1, greedy(both[0], {"t0": 1.0}, PROMPT, 8))

@@ -11,8 +11,9 @@ import pytest
 
 from compress.errors import InputError
 from serve.api.app import create_app
+from serve.generations import GenerationConflictError, LoadBusyError
 from serve.job import NotReadyError
-from serve.live import GenerationConflictError, Live, LoadBusyError
+from serve.live import Live
 from tests.serve.stub_engine import Connection
 from tests.serve.switching import StubGeneration, in_loop, stub_live, until
 

@@ -16,7 +16,8 @@ import uvicorn
 
 from compress.errors import InputError
 from serve.api.app import create_app
-from serve.live import Live, working
+from serve.background import working
+from serve.live import Live
 from serve.server import Server
 from tests.serve.switching import StubGeneration, stub_live
 

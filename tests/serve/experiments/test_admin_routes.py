@@ -61,7 +61,8 @@ REFUSED = [
     ({"metrics": []}, 400, "experiment_refused", "metrics: "),
     ({"arm": []}, 400, "experiment_refused", "unknown key 'arm'; did you mean 'arms'"),
     ({"arms": [{**ARMS[0], "model": "nobody"}, ARMS[1]]}, 400, "experiment_refused", "'nobody' here; the"),
-    ({"arms": [{**ARMS[0], "generation": 1}, ARMS[1]]}, 400, "experiment_refused", "generation 3 serves"),
+    ({"arms": [{**ARMS[0], "generation": 1}, ARMS[1]]}, 400, "experiment_refused", "loaded are: 3; load"),
+    ({"arms": [{**ARMS[0], "digest": "1" * 64}, ARMS[1]]}, 400, "experiment_refused", "…, is not loaded"),
     ({"name": "first"}, 409, "experiment_conflict", "'first' is running; change it, or choose another name"),
     ({"eligible": {"share": 0.6}}, 400, "experiment_refused", "'first' leave 0.5 of it"),
 ]  # fmt: skip
@@ -183,4 +184,7 @@ def test_a_file_of_experiments_begins_with_the_endpoint_or_stops_its_start(tmp_p
     assert [one.name for one in app.state.trials.board.all()] == ["trial"]
     file.write_text(json.dumps({"experiments": [declared("a"), declared("b")]}))
     with pytest.raises(InputError, match="'b' asks for 1 of layer"):
+        create_app(TimedEngine(), settings)
+    file.write_text(yaml.safe_dump(declared(arms=[{**ARMS[0], "generation": 1}, ARMS[1]])))
+    with pytest.raises(InputError, match=r"arm 'old' names generation 1, and numbers begin anew .* digest"):
         create_app(TimedEngine(), settings)

@@ -11,6 +11,7 @@ import pytest
 from compress.errors import InputError
 from serve.experiments.assignment import pseudonym
 from serve.experiments.board import Asked, Board, ExperimentConflictError, UnknownExperimentError
+from serve.experiments.loaded import Loaded
 from serve.experiments.memory import Memory
 from serve.experiments.store.errors import StoreAwayError
 from tests.serve.experiments.made import ARMS, Clock, arms, experiment
@@ -265,10 +266,26 @@ async def test_a_change_that_cannot_be_kept_does_not_happen():
 def test_nobody_takes_part_while_an_arm_cannot_be_answered(caplog):
     board = Board(declared=[experiment(arms=[ARMS[0], {"name": "t", "model": "sorting", "share": 0.5}])])
     for generation in (1, 1, 2):
-        assert board.choose(asked(generation=generation)) is None
+        assert board.choose(asked(loaded=[Loaded(generation)])) is None
     assert board.passed == {("trial", "unanswerable"): 3}
     assert caplog.text.count("no model 'sorting' here") == 2, "told once a generation"
-    assert board.choose(asked(tasks=["sorting"])) is not None
+    assert board.choose(asked(loaded=[Loaded(tasks=["sorting"])])) is not None
+
+
+@in_loop
+async def test_a_board_tells_which_experiments_name_a_bundle_and_when_that_changes():
+    arms = [{**ARMS[0], "digest": "1" * 64}, ARMS[1]]
+    clock = Clock()
+    board, told = Board(clock=clock), list[list[str]]()
+    board.listen = lambda: told.append(board.naming("1" * 64))
+    few = {"share": 0.2}
+    await board.start(experiment("now", arms=arms, stop=at(10), eligible=few), "begin")
+    await board.start(experiment("soon", arms=arms, start=at(5), eligible=few), "begin")
+    await board.start(experiment("other", eligible=few), "begin")
+    await board.stop("soon", "no")
+    clock.now += 10
+    board.choose(asked())
+    assert told == [["now"], ["now", "soon"], ["now", "soon"], ["now"], []]
 
 
 @in_loop

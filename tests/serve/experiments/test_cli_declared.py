@@ -41,11 +41,21 @@ def test_check_shows_the_arms_and_refuses_what_cannot_run(tmp_path, zoo):
     file = write(tmp_path, declared("one"), declared("two"))
     refused = run(tmp_path, "experiment", "check", file, code=1).stderr
     assert "experiments.yaml: experiment 'two' asks for 1 of layer 'weights'" in refused
-    bundle = zoo("adapter", "llama").bundle.path
-    for model, code in (("t0", 0), ("t9", 1)):
-        file = write(tmp_path, declared(arms=[{**ARMS[0], "model": model}, ARMS[1]]))
-        done = run(tmp_path, "experiment", "check", file, "--bundle", bundle, code=code)
-        assert ("there is no model 't9' here" in done.stderr) == bool(code)
+
+
+def test_check_says_what_a_bundle_cannot_answer_and_leaves_arms_of_others_alone(tmp_path, zoo):
+    bundle = zoo("adapter", "llama").bundle
+    here, other = {"digest": bundle.digest}, {"model": "t9", "digest": "0" * 64}
+    for own, why in (
+        ({"model": "t0"}, None),
+        ({"model": "t9"}, "there is no model 't9' here"),
+        ({"model": "t9", **here}, "there is no model 't9' in generation"),
+        ({"model": "dynamic"}, "has no router"),
+        (other, None),
+    ):
+        file = write(tmp_path, declared(arms=[{**ARMS[0], **own}, {**ARMS[1], **other}]))
+        done = run(tmp_path, "experiment", "check", file, "--bundle", bundle.path, code=int(why is not None))
+        assert ("t9, bundle 00000000…" in done.stdout) if why is None else (why in done.stderr)
 
 
 RAMP = [{**ARMS[0], "share": 1}, {**ARMS[1], "share": 0}]
