@@ -61,8 +61,10 @@ def main(
 
 
 def _experiment(block: str) -> dict[str, Any]:
-    arms = [{"name": "static", "model": "static", "share": 1}, {"name": "dynamic", "share": 0}]
-    shadow = {"shadow": {"arm": "dynamic", "most": 8}} if block == "with" else {}
+    # Without a dynamic arm the router is not asked for tasks either: all of it is compared with nothing.
+    other = {"model": "dynamic" if block == "with" else "static"}
+    arms = [{"name": "static", "model": "static", "share": 1}, {"name": "other", "share": 0, **other}]
+    shadow = {"shadow": {"arm": "other", "most": 8}} if block == "with" else {}
     metrics = [{"name": "latency", "direction": "lower"}]
     # A layer each, so that both take all of their requests; of other layers, so of other blocks.
     common = {"unit": "request", "layer": block, "eligible": {"headers": {HEADER: block}}}

@@ -22,6 +22,10 @@ export const asRelative = by(signedPercent);
 export const asInterval = (low, high) =>
   given(low) && given(high) ? `${asEffect(low)} … ${asEffect(high)}` : NOTHING;
 
+/** The same of a share: "89.2 … 92.5%". */
+export const asShares = (low, high) =>
+  given(low) && given(high) ? `${asValue(100 * low)} … ${asPercent(high)}` : NOTHING;
+
 /** Milliseconds as "240 ms" or "1.24 s". */
 export const asDuration = (milliseconds) =>
   milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;

@@ -1,7 +1,7 @@
 // The report of one experiment: the decision, its arms, what differs between them, and where.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
-import { asCount, asEffect, asInterval, asMoment, asPercent, asRelative, asValue } from "./format.js";
+import { asCount, asEffect, asInterval, asMoment, asPercent, asRelative, asShares, asValue } from "./format.js";
 import "./effectchart.js";
 
 // Of the words of a decision or a status, those that are good news, and those that are bad.
@@ -130,7 +130,7 @@ function shadowCard({ arm, failed, rows }) {
       <h3>${arm} in the shadow</h3>
       ${table("Shadow", columns, rows.map((row) => [
         row.task === null ? "all" : taskName(row.task), asCount(row.pairs), asPercent(row.agreement),
-        asInterval(row.low, row.high), asValue(row.latency), asValue(row.shadow_latency),
+        asShares(row.low, row.high), asValue(row.latency), asValue(row.shadow_latency),
       ]))}
       <p class="quiet">It answers the same requests, unseen; its latency is without waiting.
         ${failed ? `${asCount(failed)} of its answers failed.` : nothing}</p>

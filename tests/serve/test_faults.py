@@ -48,7 +48,7 @@ async def test_a_decode_step_that_fails_for_one_leaves_the_others_right(
     guilty, passes = PROMPTS[0], Runner._pass
     failed: list[int] = []
 
-    def one_fails(self: Runner, part: Any, work: Any, items: Any, results: Any) -> None:
+    def one_fails(self: Runner, part: Any, work: Any, items: Any, results: Any, *more: Any) -> None:
         # Decoding, not prefill: its last token is the third of the answer.
         for index in part.members:
             segment = work[index].segment
@@ -59,7 +59,7 @@ async def test_a_decode_step_that_fails_for_one_leaves_the_others_right(
             ):
                 failed.append(len(part.members))
                 raise RuntimeError("injected")
-        passes(self, part, work, items, results)
+        passes(self, part, work, items, results, *more)
 
     weights = engine.chooser.weights({"t1": 1.0})
     try:

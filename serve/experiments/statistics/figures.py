@@ -41,6 +41,11 @@ def span(low: float | None, high: float | None) -> str:
     return NONE if low is None or high is None else f"{low:+.3g} … {high:+.3g}"
 
 
+def shares(low: float | None, high: float | None) -> str:
+    """An interval of a share."""
+    return NONE if low is None or high is None else f"{100 * low:.3g} … {percent(high)}"
+
+
 def p_text(value: float | None) -> str:
     """A p-value."""
     if value is None:

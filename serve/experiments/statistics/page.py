@@ -27,7 +27,7 @@ def page(report: Report) -> str:
     )
     environment.globals |= {
         name: getattr(figures, name)
-        for name in ("named", "number", "effect", "percent", "span", "p_text", "at")
+        for name in ("named", "number", "effect", "percent", "span", "shares", "p_text", "at")
     }
     source = files("serve").joinpath("experiments/statistics/templates/experiment.html.j2")
     always, fixed, tasks = figures.METHODS[report.design]

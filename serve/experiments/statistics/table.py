@@ -6,7 +6,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from serve.experiments.statistics.figures import METHODS, at, effect, named, number, p_text, percent, span
+from serve.experiments.statistics.figures import (
+    METHODS,
+    at,
+    effect,
+    named,
+    number,
+    p_text,
+    percent,
+    shares,
+    span,
+)
 from serve.experiments.statistics.report import MetricReport, Report, ShadowReport
 
 
@@ -100,7 +110,7 @@ def _shadow(shadow: ShadowReport) -> Table:
     table = _table(title, "task", "pairs", "same text", "interval", "latency, s", "shadow's, s")
     for row in shadow.rows:
         cells = ["all" if row.task is None else named(row.task), f"{row.pairs:,}", percent(row.agreement)]
-        cells += [span(row.low, row.high), number(row.latency), number(row.shadow_latency)]
+        cells += [shares(row.low, row.high), number(row.latency), number(row.shadow_latency)]
         _add(table, *cells)
     if shadow.failed:
         table.caption = f"{shadow.failed:,} failed"

@@ -57,9 +57,19 @@ REPORT: dict[str, Any] = {
     "tasks": [
         {"task": "sorting", "arm": "dynamic", "metric": "thumbs", "units": 411, "mean": 0.71, "effect": 0.4,
          "low": 0.33, "high": 0.47},
-        {"task": None, "arm": "dynamic", "metric": "thumbs", "units": 390, "mean": 0.66, "effect": 0.1,
+        {"task": "base", "arm": "dynamic", "metric": "thumbs", "units": 390, "mean": 0.66, "effect": 0.1,
          "low": -0.02, "high": 0.22},
     ],
+    "shadow": {
+        "arm": "soft", "failed": 2,
+        "rows": [
+            {"task": None, "pairs": 1204, "agreement": 0.91, "low": 0.892, "high": 0.925, "latency": 0.84,
+             "shadow_latency": 0.62},
+            {"task": "base", "pairs": 12, "agreement": 1.0, "low": 0.757, "high": 1.0, "latency": 0.8,
+             "shadow_latency": None},
+        ],
+    },
+    "canary": "canary: dynamic at 50 % since 14:02 UTC, no step is left",
     "srm": {"p_value": 0.73, "alarm": False},
     "notes": ["Tasks are not corrected for their number."],
     "decision": "dynamic beats static on thumbs by +0.276; latency is within its guardrail so far.",

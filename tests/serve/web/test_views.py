@@ -48,6 +48,13 @@ def test_the_report_is_read_and_followed(visit: Any) -> None:
     assert cells(page, "By routed task")[1] == [
         "no expert trusted", "dynamic", "thumbs", "390", "0.66", "+0.1", "−0.02 … +0.22"
     ]  # fmt: skip
+    assert cells(page, "Shadow") == [
+        ["all", "1,204", "91%", "89.2 … 92.5%", "0.84", "0.62"],
+        ["no expert trusted", "12", "100%", "75.7 … 100%", "0.8", "–"],
+    ]
+    expect(page.get_by_role("heading", name="soft in the shadow")).to_be_visible()
+    expect(page.get_by_text("2 of its answers failed.")).to_be_visible()
+    expect(page.get_by_text("Canary: dynamic at 50 % since 14:02 UTC, no step is left.")).to_be_visible()
     page.get_by_text("The same as a table").click()
     assert len(cells(page, "Effect on thumbs")) == len(REPORT["over_time"]["thumbs"])
     expect(page.get_by_text("live", exact=True)).to_be_visible()
