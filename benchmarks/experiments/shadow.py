@@ -28,6 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.soak.__main__ import served
+from compress.bundle import read_manifest
 from serve.evaluate import Item, read_data
 
 DATA = Path("examples/zoo/data/test")
@@ -72,8 +73,7 @@ def _experiment(block: str) -> dict[str, Any]:
 
 
 async def _measured(url: str, bundle: Path, rounds: int, seconds: float, load: float) -> dict[str, Any]:
-    tasks = json.loads((bundle / "bundle.json").read_text())["tasks"]
-    items = [item for own in read_data(DATA, tasks, 50).values() for item in own]
+    items = [item for own in read_data(DATA, read_manifest(bundle).tasks, 50).values() for item in own]
     chosen = random.Random(0)
     chosen.shuffle(items)
     endless = itertools.cycle(items)
