@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,11 @@ def test_on_a_disk_that_is_full_feedback_is_refused_and_what_was_taken_before_is
             # The segment's last page still has room for some.
             say(store, feedback(1, metrics={f"{number:0200}": 1.0}))
     store.put(served(2, prompt="x" * 2**16))
+    # By itself: what is written together fails together.
+    until = time.monotonic() + 10
+    while not store.writer.dropped["disk"]:
+        assert time.monotonic() < until
+        time.sleep(0.005)
     filler.unlink()
     say(store, feedback(1, key="again"))
     assert store.writer.dropped["disk"] == 1
