@@ -352,7 +352,8 @@ class Engine:
             if not self.ready:
                 raise EngineError("the engine is not running")
             self._inbox.put(command)
-        self.steps.urgent |= urgent
+        if urgent:
+            self.steps.urgent = True
 
     def _close(self) -> None:
         with self._gate:

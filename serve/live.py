@@ -17,7 +17,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serve.api.surface import EngineSurface
-from serve.background import in_thread
 from serve.generations import (
     Engine,
     Generation,
@@ -29,6 +28,7 @@ from serve.generations import (
 )
 from serve.job import NotReadyError
 from serve.request import Event, GenerationRequest
+from serve.threads import in_thread
 
 if TYPE_CHECKING:
     from router import Route

@@ -95,11 +95,12 @@ class Steps:
             if found is not None:
                 jobs.append(job)
                 logits.append(found)
-        if jobs:
-            self._sample(jobs, torch.stack(logits))
         if background:
+            # Before the last token is told: who hears of it reads the time at once.
             for job, _ in work:
                 job.times.working += self.clock() - began
+        if jobs:
+            self._sample(jobs, torch.stack(logits))
 
     def drop(self, job: Job, state: State = State.CANCELLED, outcome: Outcome = "cancelled") -> None:
         """Finished or cancelled: free the slot, now. Harmless when already done."""

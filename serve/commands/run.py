@@ -44,13 +44,13 @@ def serve(
 
     from compress.bundle import read_manifest
     from serve.api.app import create_app
-    from serve.background import working
     from serve.experimentstorage import open_storage
     from serve.live import Live
     from serve.logs import configure
     from serve.opener import opener
     from serve.server import Server
     from serve.serversettings import OptionError, as_yaml, read_settings
+    from serve.threads import working
 
     options = {
         "host": host, "port": port, "name": name, "device": device, "dtype": dtype, "slots": slots,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -121,12 +120,13 @@ class Canaries:
     def _read(self, standing: Standing) -> Evidence | None:
         """What the records say; None where the store is not at the board's version."""
         from serve.experiments.statistics.evidence import evidence
+        from serve.experiments.statistics.source import shares_of
 
         assert standing.experiment.canary is not None
         arm = standing.experiment.canary.arm
         versions: dict[int, dict[str, float]] = {}
         for change in self._storage.history(standing.name):
-            shares = {one["name"]: one["share"] for one in json.loads(change.definition)["arms"]}
+            shares = shares_of(change)
             if not shares.get(arm):
                 versions.clear()
             else:

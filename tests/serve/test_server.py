@@ -16,9 +16,9 @@ import uvicorn
 
 from compress.errors import InputError
 from serve.api.app import create_app
-from serve.background import working
 from serve.live import Live
 from serve.server import Server
+from serve.threads import working
 from tests.serve.switching import StubGeneration, stub_live
 
 BODY = {"model": "twin", "prompt": "a", "max_tokens": 4}

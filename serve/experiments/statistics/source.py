@@ -60,14 +60,15 @@ def report_of(records: Records, name: str, *, now: float, before: str | None = N
         records.served(name),
         records.outcomes(name),
         now=now,
-        shares={one.version: _shares(one) for one in versions},
+        shares={one.version: shares_of(one) for one in versions},
         before=None if before is None else (records.served(before), records.outcomes(before)),
         state=last.state,
     )
     return made.model_copy(update={"canary": line(experiment, last.state, last.changed, last.reason)})
 
 
-def _shares(version: Version) -> dict[str, float]:
+def shares_of(version: Version) -> dict[str, float]:
+    """Shares by arm."""
     # Not validated: what an older release stored may lack what a newer one demands, and its shares do not.
     return {arm["name"]: arm["share"] for arm in json.loads(version.definition)["arms"]}
 
