@@ -33,8 +33,8 @@ class Entry(Generic[T]):
     prompt: its tokens to prefill, >= 1. longest: positions it may come to hold, prompt and answer.
     deadline: when it must have ended, on the caller's clock. done: prompt tokens whose keys and
     values are in the cache. row: its slot while it runs. turn: how many were admitted before it.
-    scored: logits of the whole prompt are needed, not of its last token alone. background: it runs while
-    nothing else has anything to do. payload: the engine's own.
+    scored: logits of the whole prompt are needed, not of its last token alone. background: it runs in turns
+    of its own, and makes room for others. payload: the engine's own.
     """
 
     # Not shown: an error about an entry may be logged, and what a client sent must not be.
@@ -99,8 +99,8 @@ class Scheduler(Generic[T]):
     Of scored prompts a step takes MOST_SCORED tokens at most, which bounds the memory of their logits.
     Running entries fill rows 0..n-1 without gaps.
 
-    Background entries begin and advance only while no other waits or runs. Meanwhile they keep their rows,
-    until somebody else needs the room: see ``in_the_way``.
+    Background entries begin and advance in turns of their own, so that no other's pass has more rows for
+    them. In between they keep their rows, until somebody else needs the room: see ``in_the_way``.
     """
 
     slots: int
@@ -135,9 +135,14 @@ class Scheduler(Generic[T]):
             )
         (self.aside if entry.background else self.waiting).append(entry)
 
-    def admit(self) -> Entry[T] | None:
+    @property
+    def behind(self) -> bool:
+        """Whether there are background entries."""
+        return bool(self.aside) or any(entry.background for entry in self.running)
+
+    def admit(self, background: bool = False) -> Entry[T] | None:
         """The next entry, now in the first free row and in prefill; None if none waits or fits."""
-        queue = self.aside if not self.busy else self.waiting
+        queue = self.aside if background else self.waiting
         if not queue or not self._fits(queue[0], self.running):
             return None
         entry = queue.popleft()
@@ -154,16 +159,16 @@ class Scheduler(Generic[T]):
         others = [entry for entry in self.running if not entry.background]
         return max(behind, key=lambda entry: entry.turn) if self._fits(self.waiting[0], others) else None
 
-    def plan(self) -> Step[T]:
-        """What the next forward pass computes. Changes nothing: ``advance`` does, once it has run."""
-        before = [entry for entry in self.running if not entry.background]
-        present = before or self.running
+    def plan(self, background: bool = False) -> Step[T]:
+        """What the next forward pass computes: for background entries or for the others, whichever it is the
+        turn of, if there are any. Changes nothing: ``advance`` does, once it has run."""
+        present = [entry for entry in self.running if entry.background is background] or self.running
         decode = tuple(entry for entry in present if entry.state is State.DECODE)
         prompts = [entry for entry in present if entry.state is State.PREFILL]
         # Large passes compute faster; they may hold up few answers for the sake of many, not the reverse.
         times = min(max(len(prompts) / len(decode), 1), MOST_STEPS) if decode else MOST_STEPS
-        if not before:
-            times = 0.0  # a pass may be given up, and the smaller it is, the less is lost
+        if present and present[0].background:
+            times = 0.0  # the smaller the pass, the less is lost if it is given up, or waited for if not
         room = max(int(times * self.step_tokens) - len(decode), self.step_tokens // 4, 1)
         return Step(decode, tuple(_chunks(prompts, room)))
 

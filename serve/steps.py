@@ -20,11 +20,13 @@ from serve.observer import Observer, Timekeeper
 from serve.prefix import PrefixCache
 from serve.request import Event
 from serve.runner import Runner, Work
-from serve.scheduler import Chunk, Entry, Scheduler, State
+from serve.scheduler import Chunk, Entry, Scheduler, State, Step
 from serve.times import Outcome
 
 log = logging.getLogger(__name__)
 
+# Of a busy engine's time, what its background may take.
+SHARE = 0.02
 OVERFLOW = "the model's numbers overflowed on this request"
 
 
@@ -46,6 +48,8 @@ class Steps:
         self.eos, self.observer, self.clock = eos, observer, clock
         # Of background requests no figure tells.
         self.unseen = Timekeeper(observer.clock)
+        # Seconds of others' passes until the background may compute again beside them.
+        self.owed = 0.0
         self.unrouted: list[Job] = []
         self.shelved: list[Job] = []
         # Written by whoever brings work, from any thread: a background pass is given up for it.
@@ -67,20 +71,41 @@ class Steps:
     def step(self) -> None:
         """One turn: at most one forward pass of the router, one step of the model."""
         self._expire()
-        if self.shelved and not self.unrouted and not self.scheduler.busy:
+        began, alone = self.clock(), not self._busy
+        background = self._may_take_a_turn(alone)
+        if background and self.shelved:
             self.unrouted.append(self.shelved.pop(0))
         if self.unrouted:
             self._route()
-        self._admit()
-        step = self.scheduler.plan()
-        if not step:
-            return
+        self._admit(background)
+        step = self.scheduler.plan(background)
+        if step:
+            self._compute(step, alone)
+        took = self.clock() - began
+        self.owed = took / SHARE if background else max(0.0, self.owed - took)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether anybody is here but the background."""
+        return self.scheduler.busy or not all(job.request.background for job in self.unrouted)
+
+    def _may_take_a_turn(self, alone: bool) -> bool:
+        """Whether this turn is the background's. alone: nobody else is here. Otherwise it is, if nobody waits
+        and its last turn has been made up for."""
+        if not self.shelved and not self.scheduler.behind:
+            return False
+        # Who is not routed waits, too.
+        return alone or (not self.unrouted and not self.scheduler.waiting and self.owed <= 0)
+
+    def _compute(self, step: Step[Job], alone: bool) -> None:
         work = [(e.payload, Work(e.payload.next_token(), e.payload.weights, True)) for e in step.decode]
         work += [(chunk.entry.payload, self._chunk(chunk)) for chunk in step.prefill]
         background = work[0][0].request.background
         began = self.clock()
+        # Beside others, who would have no end of reasons, a pass is not given up but paid for.
+        give_way = (lambda: alone and self.urgent) if background else None
         try:
-            results = self.runner.run([one for _, one in work], self._give_way if background else None)
+            results = self.runner.run([one for _, one in work], give_way)
         except InterruptedPassError:
             return  # to be computed again: none of it has been recorded
         self.told(work[0][0]).stepped(sum(len(one.segment.tokens) for _, one in work))
@@ -185,9 +210,9 @@ class Steps:
         for job in dynamic:
             self.told(job).routed(job, began)
 
-    def _admit(self) -> None:
+    def _admit(self, background: bool) -> None:
         while not self._about_to_be_known():
-            if (entry := self.scheduler.admit()) is not None:
+            if (entry := self.scheduler.admit(background)) is not None:
                 self._begin(entry)
             elif (displaced := self.scheduler.in_the_way()) is not None:
                 self.fail(displaced.payload, DisplacedError("others needed the room; send it again"))
@@ -239,9 +264,6 @@ class Steps:
             return None
         job.scores += logprobs(logits, following, [job.request.params.prompt_logprobs or 0] * len(following))
         return last if piece.wanted else None
-
-    def _give_way(self) -> bool:
-        return self.urgent
 
     def _remember(self, job: Job, tokens: list[int]) -> None:
         if job.request.background:

@@ -4,7 +4,8 @@
 
 Serves the bundle by ``twinserve serve``, finds how many requests a second it answers at most, and lets half
 as many come at random moments (Poisson), in blocks: in every second one each request has a shadow. Answers
-are of the merged model, shadows are routed. Writes benchmarks/results/shadow.json.
+of the merged model, shadows are routed. After each block shadows may end, which are counted apart. Writes
+benchmarks/results/shadow.json.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ RESULT = Path("benchmarks/results/shadow.json")
 NAME, HEADER = "twin", "x-block"
 BLOCKS = ("without", "with")
 TOKENS = 32
+# Seconds after a block, in which an engine that has nothing else to do ends all its shadows.
+REST = 15
 # To find out how many requests a second are answered at most: so many, so many of them at once.
 FLOOD, TOGETHER = 64, 16
 
@@ -81,12 +84,13 @@ async def _measured(url: str, bundle: Path, rounds: int, seconds: float, load: f
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
         most = await _flood(http, endless)
         latencies: dict[str, list[list[float]]] = defaultdict(list)
+        meanwhile = 0
         order = [block for turn in range(rounds) for block in (BLOCKS if turn % 2 == 0 else BLOCKS[::-1])]
         for block in track(order, description="blocks"):
-            latencies[block].append(await _block(http, endless, block, chosen, seconds, load * most))
-        told = (await http.get("/metrics")).text
-    start = "twinserve_experiment_shadows_total{"
-    shadows = dict(line.rsplit(" ", 1) for line in told.splitlines() if line.startswith(start))
+            found, finished = await _block(http, endless, block, chosen, seconds, load * most)
+            latencies[block].append(found)
+            meanwhile += finished
+        shadows = await _shadows(http)
     return {
         "requests a second at most": most,
         "load": load,
@@ -96,7 +100,8 @@ async def _measured(url: str, bundle: Path, rounds: int, seconds: float, load: f
             name: _ratio(latencies["with"], latencies["without"], quantile)
             for name, quantile in (("p50", 0.5), ("p95", 0.95))
         },
-        "shadows": {key.split('outcome="')[1].rstrip('"}'): float(n) for key, n in shadows.items()},
+        "shadows": shadows,
+        "shadows finished under load": meanwhile,
         "blocks": {block: latencies[block] for block in BLOCKS},
     }
 
@@ -117,16 +122,26 @@ async def _flood(http: httpx.AsyncClient, items: Any) -> float:
 
 async def _block(
     http: httpx.AsyncClient, items: Any, block: str, chosen: random.Random, seconds: float, rate: float
-) -> list[float]:
-    """Latencies of the requests that came within ``seconds``; then a pause, until everything rests."""
-    asked = []
+) -> tuple[list[float], int]:
+    """Latencies of the requests that came within ``seconds``, in which so many shadows were finished; then a
+    pause, until everything rests."""
+    asked, before = [], await _shadows(http)
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         asked.append(asyncio.create_task(_ask(http, next(items), block)))
         await asyncio.sleep(chosen.expovariate(rate))
+    finished = (await _shadows(http)).get("finished", 0) - before.get("finished", 0)
     found = list(await asyncio.gather(*asked))
-    await asyncio.sleep(5)
-    return found
+    await asyncio.sleep(REST)
+    return found, finished
+
+
+async def _shadows(http: httpx.AsyncClient) -> dict[str, int]:
+    """How many shadows have ended so far, by outcome."""
+    start = "twinserve_experiment_shadows_total{"
+    lines = [line for line in (await http.get("/metrics")).text.splitlines() if line.startswith(start)]
+    told = (line.split('outcome="')[1].split('"} ') for line in lines)
+    return {outcome: int(float(count)) for outcome, count in told}
 
 
 async def _ask(http: httpx.AsyncClient, item: Item, block: str) -> float:
@@ -170,7 +185,8 @@ def _show(facts: dict[str, Any]) -> None:
     console.print(table)
     for name, (ratio, low, high) in facts["with over without"].items():
         console.print(f"{name}: {ratio:.3f} [{low:.3f}, {high:.3f}]", highlight=False)
-    console.print(f"shadows: {facts['shadows']}", highlight=False)
+    meanwhile = facts["shadows finished under load"]
+    console.print(f"shadows: {facts['shadows']}, {meanwhile} of them finished under load", highlight=False)
 
 
 if __name__ == "__main__":

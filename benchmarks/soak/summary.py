@@ -54,5 +54,8 @@ def summary(
             "second quarter": statistics.median(early),
             "last quarter": statistics.median(late),
             "growth": growth,
+            "by tenths of the run": [
+                statistics.median(sizes[len(sizes) * n // 10 :][: len(sizes) // 10 + 1]) for n in range(10)
+            ],
         },
     }

@@ -22,8 +22,8 @@ from serve.times import Times
 
 log = logging.getLogger(__name__)
 
-# Seconds for which a shadow waits for the engine to have nothing else to do.
-PATIENCE = 60.0
+# Seconds for which a shadow may last: a busy engine has little time for it.
+PATIENCE = 600.0
 # How a shadow ended. busy: as many as there may be were under way. late, displaced: it found no time, or no
 # room. left: nobody saw the answer beside it to the end. stopped: the engine ended. failed: by its own fault.
 Outcome = Literal["finished", "busy", "late", "displaced", "left", "stopped", "failed"]

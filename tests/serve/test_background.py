@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve import steps
 from serve.job import DeadlineError, DisplacedError, EngineError
 from serve.kvcache import position_bytes
 from serve.request import GenerationRequest, SamplingParams, Target
@@ -58,6 +60,7 @@ def test_they_say_what_they_would_in_front_whatever_comes_between(engine):
 
 def test_a_pass_is_given_up_for_one_that_comes(engine, monkeypatch):
     """The newcomer does not wait for a long pass of the background, and that one is computed again."""
+    monkeypatch.setattr(steps, "SHARE", 1e-9)
     asked = request(2, 100, mixture={"t0": 1.0})
     expected = list(engine.generate([asked])[0].token_ids)
     begun, go_on = threading.Event(), threading.Event()
@@ -93,6 +96,68 @@ def test_a_pass_is_given_up_for_one_that_comes(engine, monkeypatch):
 
     assert asyncio.run(go()) == expected
     assert given_up == [1] and passes[1:4] == ["front"] * 3 and set(passes[4:]) == {"background"}
+
+
+def test_beside_others_they_get_their_share_of_the_time_and_no_more(engine, monkeypatch):
+    seconds, passes = 0.0, []
+    run = engine.steps.runner.run
+
+    def watched(work, give_way=None):
+        nonlocal seconds
+        seconds += 1.0
+        passes.append("front" if give_way is None else "behind")
+        assert give_way is None or not give_way(), "given up, it would never be done"
+        return run(work, give_way)
+
+    monkeypatch.setattr(steps, "SHARE", 0.1)
+    monkeypatch.setattr(engine.steps, "clock", lambda: seconds)
+    monkeypatch.setattr(engine.steps.runner, "run", watched)
+    asked = [request(4, seed=seed, mixture=MIXTURES[seed]) for seed in range(3)]
+    expected = [list(engine.generate([one])[0].token_ids) for one in asked]
+    passes.clear()
+
+    async def go():
+        front = asyncio.create_task(said(engine, request(110)))
+        while not engine.scheduler.busy:
+            await asyncio.sleep(0.001)
+        behind = [said(engine, replace(one, background=True)) for one in asked]
+        answers = await asyncio.gather(*behind)
+        assert not front.done()
+        await front
+        return answers
+
+    assert asyncio.run(go()) == expected
+    turns = [n for n, whose in enumerate(passes) if whose == "behind"]
+    # A turn for each that is routed, the last of which computes all three; then three tokens of each.
+    assert 4 <= len(turns) <= 7
+    assert min(after - before for before, after in itertools.pairwise(turns)) == 11
+
+
+def test_beside_others_they_have_no_turn_while_somebody_waits(zoo, monkeypatch):
+    made = engine_of(zoo("adapter", "llama"), slots=1)
+    whose = []
+    run = made.steps.runner.run
+
+    def watched(work, give_way=None):
+        whose.append("front" if give_way is None else "behind")
+        return run(work, give_way)
+
+    monkeypatch.setattr(made.steps.runner, "run", watched)
+    monkeypatch.setattr(steps, "SHARE", 0.9)
+
+    async def go():
+        front = [asyncio.create_task(said(made, request(20, seed=seed))) for seed in range(3)]
+        while len(made.scheduler.waiting) < 2:
+            await asyncio.sleep(0.001)
+        behind = asyncio.create_task(said(made, request(4, background=True)))
+        await asyncio.gather(*front)
+        assert len(await behind) == 4
+
+    try:
+        asyncio.run(go())
+        assert whose == ["front"] * 60 + ["behind"] * 4
+    finally:
+        made.stop()
 
 
 def test_nobody_counts_them(engine):
@@ -191,32 +256,31 @@ entries = st.builds(
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(st.one_of(entries, st.none(), st.integers(0, 9)), max_size=60))
+@given(st.lists(st.one_of(entries, st.booleans(), st.integers(2, 9)), max_size=60))
 def test_in_every_history_the_background_waits_and_gives_way(history):
-    """An entry arrives; None: a step; a number: that one of those that run ends."""
+    """An entry arrives; True or False: a turn, of the background or not; a number: one that runs ends."""
     scheduler: Scheduler[None] = Scheduler(SLOTS, BUDGET, 1, 32)
     for event in history:
         if isinstance(event, Entry):
             scheduler.add(event)
-        elif event is not None:
+        elif not isinstance(event, bool):
             if scheduler.running:
                 scheduler.finish(scheduler.running[event % len(scheduler.running)])
         else:
+            background = not scheduler.busy or (event and not scheduler.waiting)
             while True:
-                if (entry := scheduler.admit()) is not None:
-                    assert not entry.background or not scheduler.waiting
+                if (entry := scheduler.admit(background)) is not None:
+                    assert entry.background is background
                 elif (entry := scheduler.in_the_way()) is not None:
                     assert entry.background and scheduler.waiting
                     scheduler.finish(entry, State.CANCELLED)
                 else:
                     break
-            step = scheduler.plan()
+            step = scheduler.plan(background)
             computed = [*step.decode, *(chunk.entry for chunk in step.prefill)]
             in_front = [e for e in scheduler.running if not e.background]
-            if in_front:
-                assert not any(e.background for e in computed)
-            elif scheduler.running:
-                assert computed
+            kinds = {e.background for e in scheduler.running}
+            assert {e.background for e in computed} == ({background} & kinds or kinds)
             if scheduler.waiting:
                 held = [e for e in scheduler.running if e.background]
                 assert not held or not scheduler._fits(scheduler.waiting[0], in_front)
