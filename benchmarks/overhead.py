@@ -2,8 +2,9 @@
 
     python -m benchmarks.overhead BUNDLE
 
-One engine; its server runs in the same process, as in production, and the clients in another one. Both answer
-the same prompts of all tasks, each by its own expert, with as many tokens each. Writes
+One engine; its server runs in the same process, as in production, and the clients in another one, which do
+as little as they can: what they compute is taken from the server where both have the same cores. Both ways
+answer the same prompts of all tasks, each by its own expert, with as many tokens each. Writes
 benchmarks/results/overhead.json.
 """
 
@@ -11,18 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import numpy as np
 import typer
 import uvicorn
@@ -43,8 +44,8 @@ CLIENTS = "clients"
 def main(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
     streams: Annotated[int, typer.Option(help="At once.")] = 16,
-    tokens: Annotated[int, typer.Option(help="Of each answer.")] = 32,
-    rounds: Annotated[int, typer.Option(help="Of each way, one right after the other.")] = 20,
+    tokens: Annotated[int, typer.Option(help="Of each answer.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Of each way, one right after the other.")] = 16,
     threads: Annotated[int | None, typer.Option(help="Of torch.")] = None,
     result: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULT,
 ) -> None:
@@ -57,8 +58,8 @@ def main(
     bodies = [_body(task, item, tokens) for task, item in asked]
     rates: dict[str, list[float]] = {"engine": [], "server": []}
     try:
-        with served(engine) as url:
-            ways = {"engine": lambda: _directly(engine, requests), "server": lambda: _through(url, bodies)}
+        with served(engine) as port, asking(port, bodies) as through:
+            ways = {"engine": lambda: _directly(engine, requests), "server": through}
             for turn in range(rounds + 1):
                 # Which comes first changes, or a machine that slows down would speak against one of them.
                 for way in list(ways)[:: 1 if turn % 2 else -1]:
@@ -112,7 +113,7 @@ def _body(task: str, item: Item, tokens: int) -> dict[str, Any]:
 
 
 @contextmanager
-def served(engine: Engine) -> Iterator[str]:
+def served(engine: Engine) -> Iterator[int]:
     """The endpoint on a free port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -121,38 +122,48 @@ def served(engine: Engine) -> Iterator[str]:
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{free.getsockname()[1]}/v1/chat/completions"
+        yield free.getsockname()[1]
         server.should_exit = True
         thread.join()
 
 
-def _through(url: str, bodies: list[dict[str, Any]]) -> float:
-    """Tokens a second of clients in a process of their own."""
-    command = [sys.executable, "-m", "benchmarks.overhead", CLIENTS, url]
-    done = subprocess.run(command, input=json.dumps(bodies), check=True, capture_output=True, text=True)
-    return float(done.stdout)
+@contextmanager
+def asking(port: int, bodies: list[dict[str, Any]]) -> Iterator[Callable[[], float]]:
+    """Clients in a process of their own, which tell tokens a second each time they are called."""
+    command = [sys.executable, "-m", "benchmarks.overhead", CLIENTS, str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        told, heard = process.stdin, process.stdout
+
+        def ask() -> float:
+            print(json.dumps(bodies), file=told, flush=True)
+            return float(heard.readline())
+
+        yield ask
+        told.close()
 
 
-async def clients(url: str, bodies: list[dict[str, Any]]) -> float:
+async def clients(port: int, bodies: list[dict[str, Any]]) -> float:
     """Tokens a second of all streams together, from the first byte sent to the last one read."""
 
-    async def one(http: httpx.AsyncClient, body: dict[str, Any]) -> int:
-        last = ""
-        async with http.stream("POST", url, json=body) as response:
-            async for line in response.aiter_lines():
-                if line.startswith("data: {"):
-                    last = line
-        tokens: int = json.loads(last.removeprefix("data: "))["usage"]["completion_tokens"]
-        return tokens
+    async def one(body: dict[str, Any]) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        content = json.dumps(body).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: here\r\ncontent-length: {len(content)}\r\n"
+        writer.write(f"{head}content-type: application/json\r\nconnection: close\r\n\r\n".encode() + content)
+        text = (await reader.read(-1)).decode()
+        writer.close()
+        [told] = re.findall(r'"completion_tokens":(\d+)', text)
+        return int(told)
 
-    async with httpx.AsyncClient(timeout=None) as http:
-        started = time.perf_counter()
-        tokens = sum(await asyncio.gather(*(one(http, body) for body in bodies)))
-        return tokens / (time.perf_counter() - started)
+    started = time.perf_counter()
+    tokens = sum(await asyncio.gather(*map(one, bodies)))
+    return tokens / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [CLIENTS]:
-        print(asyncio.run(clients(sys.argv[2], json.load(sys.stdin))))
+        for line in sys.stdin:
+            print(asyncio.run(clients(int(sys.argv[2]), json.loads(line))), flush=True)
     else:
         typer.run(main)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from router.blas import one_thread
 from router.classifiers import Classifier
 from router.features import Features, Matrix, Progress, query_features
 from router.features.projection import ProjectionFeatures
@@ -130,8 +131,9 @@ class Router:
     def _scores(self, x: Matrix) -> list[tuple[dict[str, float], bool]]:
         if not x.shape[0]:
             return []
-        probabilities = self.probabilities(x)
-        known = self.known(x, probabilities).tolist()
+        with one_thread():
+            probabilities = self.probabilities(x)
+            known = self.known(x, probabilities).tolist()
         rows = (dict(zip(self.tasks, row, strict=True)) for row in probabilities.tolist())
         return list(zip(rows, known, strict=True))
 

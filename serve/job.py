@@ -63,6 +63,11 @@ class Job:
         """Whether log-probabilities of the prompt are asked for."""
         return self.request.params.prompt_logprobs is not None
 
+    @property
+    def asks_for_routing(self) -> bool:
+        """Whether nobody sees more of it than its routing: a background request leaves no prefix behind."""
+        return self.request.background and not self.request.params.max_tokens and not self.scored
+
     def next_token(self) -> Segment:
         """The answer's last token, whose keys and values are not in the cache yet."""
         position = len(self.request.prompt) + len(self.tokens) - 1

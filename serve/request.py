@@ -88,9 +88,9 @@ class GenerationRequest:
     prompt: token ids. turns: the user's own words, oldest first, to route. timeout: seconds after which it
     is given up, where the engine's own is not shorter. route_tokens: how many leading tokens of the prompt
     ``turns`` were read from, None = they were not cut short. joined: the answer's text is put behind the
-    prompt's. background: it is answered while the engine has nothing else to do, and otherwise in a small share
-    of its time; given up where it is in the way, and counted nowhere. times: where the engine writes down when it did what; None: nobody will read
-    that.
+    prompt's. background: it is answered while the engine has nothing else to do, and otherwise in a small
+    share of its time; given up where it is in the way, and counted nowhere. times: where the engine writes
+    down when it did what; None: nobody will read that.
     """
 
     # Not shown: requests stand in errors, and errors in logs.

@@ -97,10 +97,11 @@ class Scheduler(Generic[T]):
     MOST_STEPS times. One half is for the oldest prompt, which therefore always advances, the other for the
     shortest remaining ones, so that one long prompt stalls neither running answers nor short prompts.
     Of scored prompts a step takes MOST_SCORED tokens at most, which bounds the memory of their logits.
-    Running entries fill rows 0..n-1 without gaps.
+    Running entries fill rows 0..n-1 without gaps, those of the background the last ones: attention reads
+    from the first row of a pass to its last.
 
-    Background entries begin and advance in turns of their own, so that no other's pass has more rows for
-    them. In between they keep their rows, until somebody else needs the room: see ``in_the_way``.
+    Background entries begin and advance in turns of their own. In between they keep their rows, until
+    somebody else needs the room: see ``in_the_way``.
     """
 
     slots: int
@@ -140,8 +141,8 @@ class Scheduler(Generic[T]):
         """Whether there are background entries."""
         return bool(self.aside) or any(entry.background for entry in self.running)
 
-    def admit(self, background: bool = False) -> Entry[T] | None:
-        """The next entry, now in the first free row and in prefill; None if none waits or fits."""
+    def admit(self, background: bool = False) -> tuple[Entry[T], Move | None] | None:
+        """The next entry, now in prefill, and the move that frees its row; None if none waits or fits."""
         queue = self.aside if background else self.waiting
         if not queue or not self._fits(queue[0], self.running):
             return None
@@ -149,7 +150,12 @@ class Scheduler(Generic[T]):
         entry.state, entry.row, entry.turn = State.PREFILL, len(self.running), self.admitted
         self.admitted += 1
         self.running.append(entry)
-        return entry
+        first = next((other for other in self.running if other.background), entry)
+        if background or first is entry:
+            return entry, None
+        self.running[first.row], self.running[entry.row] = entry, first
+        first.row, entry.row = entry.row, first.row
+        return entry, Move(source=entry.row, target=first.row)
 
     def in_the_way(self) -> Entry[T] | None:
         """The youngest background entry, if the first who waits would fit but for such entries."""
@@ -181,22 +187,27 @@ class Scheduler(Generic[T]):
                 if chunk.last:
                     entry.state = State.DECODE
 
-    def finish(self, entry: Entry[T], state: State = State.FINISHED) -> Move | None:
-        """Remove an entry; its row is free at once, and the last row moves into the gap it leaves."""
+    def finish(self, entry: Entry[T], state: State = State.FINISHED) -> list[Move]:
+        """Remove an entry; its row is free at once, and is filled by the moves, in turn: by the last row of
+        its kind, and where that left a gap before the background, by the last of all."""
         if entry.state is State.WAITING:
             (self.aside if entry.background else self.waiting).remove(entry)
             entry.state = state
-            return None
+            return []
         if not entry.running:
-            return None
-        row, last = entry.row, self.running.pop()
+            return []
+        gap, last = entry.row, len(self.running) - 1
+        in_front = sum(not other.background for other in self.running)
         entry.state, entry.row = state, -1
-        if last is entry:
-            return None
-        self.running[row] = last
-        move = Move(source=last.row, target=row)
-        last.row = row
-        return move
+        moves = []
+        for row in [last] if entry.background else [in_front - 1, last]:
+            if row > gap:
+                self.running[gap] = self.running[row]
+                self.running[gap].row = gap
+                moves.append(Move(source=row, target=gap))
+                gap = row
+        self.running.pop()
+        return moves
 
     def expired(self, now: float) -> list[Entry[T]]:
         """Entries whose deadline has passed; they are not removed."""

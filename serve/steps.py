@@ -20,13 +20,14 @@ from serve.observer import Observer, Timekeeper
 from serve.prefix import PrefixCache
 from serve.request import Event
 from serve.runner import Runner, Work
-from serve.scheduler import Chunk, Entry, Scheduler, State, Step
+from serve.scheduler import Chunk, Entry, Move, Scheduler, State, Step
 from serve.times import Outcome
 
 log = logging.getLogger(__name__)
 
-# Of a busy engine's time, what its background may take.
-SHARE = 0.02
+# Of a busy engine's time, what its background may take. Where requests share batches, each that takes longer
+# is in the others' way for longer, so latency grows by more: at half load by some three times as much.
+SHARE = 0.01
 OVERFLOW = "the model's numbers overflowed on this request"
 
 
@@ -73,8 +74,8 @@ class Steps:
         self._expire()
         began, alone = self.clock(), not self._busy
         background = self._may_take_a_turn(alone)
-        if background and self.shelved:
-            self.unrouted.append(self.shelved.pop(0))
+        if background:
+            self._take_from_shelf()
         if self.unrouted:
             self._route()
         self._admit(background)
@@ -96,6 +97,16 @@ class Steps:
             return False
         # Who is not routed waits, too.
         return alone or (not self.unrouted and not self.scheduler.waiting and self.owed <= 0)
+
+    def _take_from_shelf(self) -> None:
+        """Background requests that the router reads in one small pass; at least one, if there is any."""
+        room = self.scheduler.step_tokens // 4
+        while self.shelved:
+            query = self.shelved[0].query
+            room -= 0 if query is None else self.chooser.tokens(query)
+            if room < 0 and self.unrouted:
+                return
+            self.unrouted.append(self.shelved.pop(0))
 
     def _compute(self, step: Step[Job], alone: bool) -> None:
         work = [(e.payload, Work(e.payload.next_token(), e.payload.weights, True)) for e in step.decode]
@@ -141,10 +152,11 @@ class Steps:
                 entry.state = state
                 return
         row, used = entry.row, _used(entry)
-        if (move := self.scheduler.finish(entry, state)) is not None:
+        moves = self.scheduler.finish(entry, state)
+        for move in moves:
             moved = _used(self.scheduler.running[move.target])
             self.cache.move(move.source, move.target, max(used, moved))
-        elif row >= 0:
+        if row >= 0 and not moves:
             self.cache.clear(row, used)
 
     def fail(self, job: Job, error: EngineError | GrammarError) -> None:
@@ -205,15 +217,19 @@ class Steps:
         for job in jobs:
             job.routing = self.chooser.routing(job.request, next(routes) if job.query else None)
             job.weights = self.chooser.weights(job.routing.mixture)
-            self.unrouted.remove(job)
-            self.scheduler.add(job.entry)
-        for job in dynamic:
-            self.told(job).routed(job, began)
+            if job.query is not None:
+                self.told(job).routed(job, began)
+            if job.asks_for_routing:
+                self.drop(job, State.FINISHED, "length")
+                self.emit(job, job.end_of_prompt())
+            else:
+                self.unrouted.remove(job)
+                self.scheduler.add(job.entry)
 
     def _admit(self, background: bool) -> None:
         while not self._about_to_be_known():
-            if (entry := self.scheduler.admit(background)) is not None:
-                self._begin(entry)
+            if (admitted := self.scheduler.admit(background)) is not None:
+                self._begin(*admitted)
             elif (displaced := self.scheduler.in_the_way()) is not None:
                 self.fail(displaced.payload, DisplacedError("others needed the room; send it again"))
             else:
@@ -235,12 +251,14 @@ class Steps:
             for entry in self.scheduler.running
         )
 
-    def _begin(self, entry: Entry[Job]) -> None:
+    def _begin(self, entry: Entry[Job], move: Move | None) -> None:
         job = entry.payload
         self.told(job).admitted(job)
         scheduler = self.scheduler
         most = scheduler.kv_bytes // scheduler.position_bytes
         self.cache.reserve(len(scheduler.running), scheduler.longest, most)
+        if move is not None:
+            self.cache.move(move.source, move.target, _used(scheduler.running[move.target]))
         if job.scored or job.request.background:
             return  # the cache has no logits, without which there is no score; and its figures are of others
         blocks = self.prefixes.match(self._root(job), job.request.prompt)

@@ -3,9 +3,9 @@
     python -m benchmarks.experiments.shadow BUNDLE
 
 Serves the bundle by ``twinserve serve``, finds how many requests a second it answers at most, and lets half
-as many come at random moments (Poisson), in blocks: in every second one each request has a shadow. Answers
-of the merged model, shadows are routed. After each block shadows may end, which are counted apart. Writes
-benchmarks/results/shadow.json.
+as many come at random moments (Poisson), in blocks of two: in one of them each request has a shadow, and both
+have the same requests at the same moments. Answers are of the merged model, shadows are routed. After a block
+those that are left may end; they are counted apart. Writes benchmarks/results/shadow.json.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ FLOOD, TOGETHER = 64, 16
 
 def main(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
-    rounds: Annotated[int, typer.Option(help="Blocks of each kind.")] = 6,
-    seconds: Annotated[float, typer.Option(help="Of each block.")] = 45.0,
+    rounds: Annotated[int, typer.Option(help="Blocks of each kind.")] = 2,
+    seconds: Annotated[float, typer.Option(help="Of each block.")] = 150.0,
     load: Annotated[float, typer.Option(help="Share of the most requests a second.")] = 0.5,
     result: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULT,
 ) -> None:
@@ -77,17 +77,15 @@ def _experiment(block: str) -> dict[str, Any]:
 
 async def _measured(url: str, bundle: Path, rounds: int, seconds: float, load: float) -> dict[str, Any]:
     items = [item for own in read_data(DATA, read_manifest(bundle).tasks, 50).values() for item in own]
-    chosen = random.Random(0)
-    chosen.shuffle(items)
-    endless = itertools.cycle(items)
+    random.Random(0).shuffle(items)
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
-        most = await _flood(http, endless)
+        most = await _flood(http, itertools.cycle(items))
         latencies: dict[str, list[list[float]]] = defaultdict(list)
         meanwhile = 0
-        order = [block for turn in range(rounds) for block in (BLOCKS if turn % 2 == 0 else BLOCKS[::-1])]
-        for block in track(order, description="blocks"):
-            found, finished = await _block(http, endless, block, chosen, seconds, load * most)
+        turns = [(turn, block) for turn in range(rounds) for block in BLOCKS[:: 1 if turn % 2 else -1]]
+        for turn, block in track(turns, description="blocks"):
+            found, finished = await _block(http, items, block, turn, seconds, load * most)
             latencies[block].append(found)
             meanwhile += finished
         shadows = await _shadows(http)
@@ -97,7 +95,7 @@ async def _measured(url: str, bundle: Path, rounds: int, seconds: float, load: f
         "seconds a block": seconds,
         "latency, s": {block: _figures(latencies[block]) for block in BLOCKS},
         "with over without": {
-            name: _ratio(latencies["with"], latencies["without"], quantile)
+            name: _ratio(np.concatenate(latencies["with"]), np.concatenate(latencies["without"]), quantile)
             for name, quantile in (("p50", 0.5), ("p95", 0.95))
         },
         "shadows": shadows,
@@ -121,15 +119,15 @@ async def _flood(http: httpx.AsyncClient, items: Any) -> float:
 
 
 async def _block(
-    http: httpx.AsyncClient, items: Any, block: str, chosen: random.Random, seconds: float, rate: float
+    http: httpx.AsyncClient, items: list[Item], block: str, turn: int, seconds: float, rate: float
 ) -> tuple[list[float], int]:
     """Latencies of the requests that came within ``seconds``, in which so many shadows were finished; then a
-    pause, until everything rests."""
+    pause, until everything rests. turn: decides what comes when."""
     asked, before = [], await _shadows(http)
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        asked.append(asyncio.create_task(_ask(http, next(items), block)))
-        await asyncio.sleep(chosen.expovariate(rate))
+    chosen, began, moment = random.Random(turn), time.perf_counter(), 0.0
+    while (moment := moment + chosen.expovariate(rate)) < seconds:
+        await asyncio.sleep(began + moment - time.perf_counter())
+        asked.append(asyncio.create_task(_ask(http, chosen.choice(items), block)))
     finished = (await _shadows(http)).get("finished", 0) - before.get("finished", 0)
     found = list(await asyncio.gather(*asked))
     await asyncio.sleep(REST)
@@ -164,16 +162,12 @@ def _figures(blocks: list[list[float]]) -> dict[str, float]:
     return {"requests": len(values), "mean": float(values.mean()), **quantiles}
 
 
-def _ratio(with_: list[list[float]], without: list[list[float]], quantile: float) -> list[float]:
-    """The ratio of two quantiles, with a 95 % bootstrap interval over requests within blocks of one kind."""
-    rng = np.random.default_rng(0)
-    a, b = np.concatenate(with_), np.concatenate(without)
-    drawn = [
-        np.quantile(rng.choice(a, len(a)), quantile) / np.quantile(rng.choice(b, len(b)), quantile)
-        for _ in range(5000)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return [float(np.quantile(a, quantile) / np.quantile(b, quantile)), float(low), float(high)]
+def _ratio(with_: Any, without: Any, quantile: float) -> list[float]:
+    """The ratio of two quantiles, with a 95 % bootstrap interval over requests, each with its twin."""
+    drawn = np.random.default_rng(0).integers(0, len(with_), (5000, len(with_)))
+    ratios = np.quantile(with_[drawn], quantile, axis=1) / np.quantile(without[drawn], quantile, axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return [float(np.quantile(with_, quantile) / np.quantile(without, quantile)), float(low), float(high)]
 
 
 def _show(facts: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ class RoutedTasks:
         for that; never, where it has none or too many ask."""
         if len(self._asking) >= MOST:
             return
-        # The engine routes by the turns; of the prompt it only has to read what every request has.
+        # The engine routes by the turns and reads nothing of the prompt, of which every request has some.
         question = GenerationRequest(
             request.prompt[-1:],
             SamplingParams(max_tokens=0),

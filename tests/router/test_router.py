@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import softmax
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from compress.errors import InputError
 from router import Query, Router, RouterSettings, train_router
@@ -47,6 +50,25 @@ def test_routes_of_known_prompts(model: Any, router: Router) -> None:
 def test_unknown_prompts_go_to_the_null_slot(model: Any, router: Router) -> None:
     for route in router.route(model, asked(router, UNKNOWN)):
         assert not route.known and route.mixture == {}
+
+
+def test_numpy_starts_no_threads_that_the_model_would_wait_for(
+    model: Any, router: Router, monkeypatch
+) -> None:
+    """Where there are several cores, OpenBLAS's own threads spin after a product."""
+
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    seen = []
+    logits = router.classifier.logits
+    counted = SimpleNamespace(logits=lambda x: (seen.append(threads()), logits(x))[1])
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        replace(router, classifier=counted).route(model, asked(router, ["5 + 5 ="]))
+        assert threads() == before
+    [inside] = seen
+    assert inside and set(inside) == {1}
 
 
 def test_a_router_of_one_task_knows_what_is_not_its_task(model: Any) -> None:

@@ -246,7 +246,7 @@ def test_a_failing_step_fails_them_too_and_the_engine_goes_on(engine, monkeypatc
     asyncio.run(go())
 
 
-SLOTS, BUDGET = 3, 4 * 128
+SLOTS, BUDGET = 5, 6 * 128
 entries = st.builds(
     lambda prompt, answer, background: Entry(None, prompt, prompt + answer, background=background),
     st.integers(1, 90),
@@ -260,20 +260,34 @@ entries = st.builds(
 def test_in_every_history_the_background_waits_and_gives_way(history):
     """An entry arrives; True or False: a turn, of the background or not; a number: one that runs ends."""
     scheduler: Scheduler[None] = Scheduler(SLOTS, BUDGET, 1, 32)
+    memory: dict[int, int] = {}  # row -> whose data it holds, moved as the scheduler says
+
+    def moved(moves):
+        for move in moves:
+            memory[move.target] = memory.pop(move.source)
+
+    def leaves(entry, state=State.FINISHED):
+        memory.pop(entry.row, None)
+        moved(scheduler.finish(entry, state))
+
     for event in history:
         if isinstance(event, Entry):
             scheduler.add(event)
         elif not isinstance(event, bool):
             if scheduler.running:
-                scheduler.finish(scheduler.running[event % len(scheduler.running)])
+                leaves(scheduler.running[event % len(scheduler.running)])
         else:
             background = not scheduler.busy or (event and not scheduler.waiting)
             while True:
-                if (entry := scheduler.admit(background)) is not None:
+                if (admitted := scheduler.admit(background)) is not None:
+                    entry, move = admitted
                     assert entry.background is background
+                    moved([move] if move else [])
+                    assert entry.row not in memory
+                    memory[entry.row] = id(entry)
                 elif (entry := scheduler.in_the_way()) is not None:
                     assert entry.background and scheduler.waiting
-                    scheduler.finish(entry, State.CANCELLED)
+                    leaves(entry, State.CANCELLED)
                 else:
                     break
             step = scheduler.plan(background)
@@ -286,4 +300,6 @@ def test_in_every_history_the_background_waits_and_gives_way(history):
                 assert not held or not scheduler._fits(scheduler.waiting[0], in_front)
             scheduler.advance(step)
         assert [e.row for e in scheduler.running] == list(range(len(scheduler.running)))
+        assert memory == {e.row: id(e) for e in scheduler.running}
+        assert [e.background for e in scheduler.running] == sorted(e.background for e in scheduler.running)
         assert len(scheduler.running) * scheduler.longest <= BUDGET

@@ -168,3 +168,28 @@ def test_a_router_that_reads_only_text_fits_any_shared_base(routed, zoo, tmp_pat
     given_to(routed(features="tfidf"), other)
     with opened(other) as engine, opened(routed(features="tfidf")) as own:
         assert engine.route_now(CONVERSATIONS) == own.route_now(CONVERSATIONS)
+
+
+def test_questions_of_the_background_are_read_together_and_need_no_pass_of_the_model(routed, monkeypatch):
+    with opened(routed()) as engine:
+        expected = [route.mixture for route in engine.route_now(CONVERSATIONS)]
+        engine.chooser._routes.clear()
+        read, routes = [], engine.chooser.routes
+        monkeypatch.setattr(
+            engine.chooser, "routes", lambda queries: read.append(len(queries)) or routes(queries)
+        )
+        monkeypatch.setattr(engine.steps.runner, "run", None)
+
+        async def asked(turns):
+            question = GenerationRequest([1], SamplingParams(0), Target("dynamic"), turns, background=True)
+            return [event async for event in engine.stream(question)]
+
+        async def go():
+            return await asyncio.gather(*map(asked, CONVERSATIONS))
+
+        answers = asyncio.run(go())
+        assert [event.routing.mixture for (event,) in answers] == expected
+        assert {event.finish_reason for (event,) in answers} == {"length"}
+        assert engine.steps.idle and sum(read) == len(CONVERSATIONS) > len(read)
+        # A small pass: half of these have more than half of its tokens.
+        assert max(read) < len(CONVERSATIONS)

@@ -50,7 +50,9 @@ def test_every_history_keeps_the_promises(history):
                 arrived[id(entry)] = now
         elif kind == "step":
             before = {id(e): e.done for e in scheduler.running}
-            while (got := scheduler.admit()) is not None:
+            while (admitted := scheduler.admit()) is not None:
+                got, move = admitted
+                assert move is None, "there is no background"
                 memory[got.row] = id(got)
                 order.append(arrived[id(got)])
             planned = scheduler.plan()
@@ -72,12 +74,11 @@ def test_every_history_keeps_the_promises(history):
 
 
 def leave(scheduler, entry, state, memory):
-    move = scheduler.finish(entry, state)
-    if move is not None:
+    for move in scheduler.finish(entry, state):
         memory[move.target] = memory[move.source]
     assert entry.state is state and entry.row == -1
     assert entry not in scheduler.running and entry not in scheduler.waiting, "its slot is free at once"
-    assert scheduler.finish(entry) is None and entry.state is state, "leaving twice is harmless"
+    assert scheduler.finish(entry) == [] and entry.state is state, "leaving twice is harmless"
 
 
 def check_rows(scheduler, present, memory):
