@@ -25,8 +25,8 @@ from serve.times import Outcome
 
 log = logging.getLogger(__name__)
 
-# Of a busy engine's time, what its background may take. Where requests share batches, each that takes longer
-# is in the others' way for longer, so latency grows by more: at half load by some three times as much.
+# Of a busy engine's time, what its background may take. Latency grows by more than that: where requests share
+# batches, each that takes longer is in the others' way for longer.
 SHARE = 0.01
 OVERFLOW = "the model's numbers overflowed on this request"
 
