@@ -6,10 +6,14 @@ forward pass has to share the cores with them.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from threadpoolctl import ThreadpoolController
+
+_lock = threading.Lock()
 
 
 @cache
@@ -18,7 +22,9 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-def one_thread() -> AbstractContextManager[object]:
+@contextmanager
+def one_thread() -> Iterator[None]:
     """numpy and scipy multiply on one thread inside; torch has threads of its own."""
-    limited: AbstractContextManager[object] = _libraries().limit(limits=1)
-    return limited
+    # The number is the process's: whoever left first would give the other one more, and the last leave one.
+    with _lock, _libraries().limit(limits=1):
+        yield

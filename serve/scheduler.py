@@ -125,7 +125,12 @@ class Scheduler(Generic[T]):
     @property
     def busy(self) -> bool:
         """Whether anybody is here who is no background entry."""
-        return bool(self.waiting) or any(not entry.background for entry in self.running)
+        return bool(self.waiting) or self.in_front > 0
+
+    @property
+    def in_front(self) -> int:
+        """How many run that are no background entries; these have the first rows."""
+        return sum(not entry.background for entry in self.running)
 
     def add(self, entry: Entry[T]) -> None:
         """Queue a new entry. Raises ValueError for one that would not fit even alone."""
@@ -138,42 +143,43 @@ class Scheduler(Generic[T]):
 
     @property
     def behind(self) -> bool:
-        """Whether there are background entries."""
-        return bool(self.aside) or any(entry.background for entry in self.running)
+        """Whether a background entry runs, or could."""
+        if len(self.running) > self.in_front:
+            return True
+        return bool(self.aside) and self._fits(self.aside[0], self.running)
 
     def admit(self, background: bool = False) -> tuple[Entry[T], Move | None] | None:
         """The next entry, now in prefill, and the move that frees its row; None if none waits or fits."""
         queue = self.aside if background else self.waiting
         if not queue or not self._fits(queue[0], self.running):
             return None
-        entry = queue.popleft()
-        entry.state, entry.row, entry.turn = State.PREFILL, len(self.running), self.admitted
+        entry, end = queue.popleft(), len(self.running)
+        row = end if background else self.in_front
+        entry.state, entry.row, entry.turn = State.PREFILL, row, self.admitted
         self.admitted += 1
         self.running.append(entry)
-        first = next((other for other in self.running if other.background), entry)
-        if background or first is entry:
+        if row == end:
             return entry, None
-        self.running[first.row], self.running[entry.row] = entry, first
-        first.row, entry.row = entry.row, first.row
-        return entry, Move(source=entry.row, target=first.row)
+        self.running[row], self.running[end] = entry, self.running[row]
+        self.running[end].row = end
+        return entry, Move(source=row, target=end)
 
     def in_the_way(self) -> Entry[T] | None:
         """The youngest background entry, if the first who waits would fit but for such entries."""
-        behind = [entry for entry in self.running if entry.background]
+        others, behind = self.running[: self.in_front], self.running[self.in_front :]
         if not behind or not self.waiting or self._fits(self.waiting[0], self.running):
             return None
-        others = [entry for entry in self.running if not entry.background]
         return max(behind, key=lambda entry: entry.turn) if self._fits(self.waiting[0], others) else None
 
     def plan(self, background: bool = False) -> Step[T]:
-        """What the next forward pass computes: for background entries or for the others, whichever it is the
-        turn of, if there are any. Changes nothing: ``advance`` does, once it has run."""
-        present = [entry for entry in self.running if entry.background is background] or self.running
+        """What the next forward pass computes, for background entries or for the others. Changes nothing:
+        ``advance`` does, once it has run."""
+        present = self.running[self.in_front :] if background else self.running[: self.in_front]
         decode = tuple(entry for entry in present if entry.state is State.DECODE)
         prompts = [entry for entry in present if entry.state is State.PREFILL]
         # Large passes compute faster; they may hold up few answers for the sake of many, not the reverse.
         times = min(max(len(prompts) / len(decode), 1), MOST_STEPS) if decode else MOST_STEPS
-        if present and present[0].background:
+        if background:
             times = 0.0  # the smaller the pass, the less is lost if it is given up, or waited for if not
         room = max(int(times * self.step_tokens) - len(decode), self.step_tokens // 4, 1)
         return Step(decode, tuple(_chunks(prompts, room)))
@@ -197,10 +203,10 @@ class Scheduler(Generic[T]):
         if not entry.running:
             return []
         gap, last = entry.row, len(self.running) - 1
-        in_front = sum(not other.background for other in self.running)
+        ends = [last] if entry.background else [self.in_front - 1, last]
         entry.state, entry.row = state, -1
         moves = []
-        for row in [last] if entry.background else [in_front - 1, last]:
+        for row in ends:
             if row > gap:
                 self.running[gap] = self.running[row]
                 self.running[gap].row = gap

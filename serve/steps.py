@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 # Of a busy engine's time, what its background may take. Latency grows by more than that: where requests share
 # batches, each that takes longer is in the others' way for longer.
-SHARE = 0.01
+SHARE = 0.005
 OVERFLOW = "the model's numbers overflowed on this request"
 
 
@@ -53,7 +53,7 @@ class Steps:
         self.owed = 0.0
         self.unrouted: list[Job] = []
         self.shelved: list[Job] = []
-        # Written by whoever brings work, from any thread: a background pass is given up for it.
+        # Written by whoever brings work, from any thread: a pass of the background alone is given up for it.
         self.urgent = False
         self.generated = 0
 
@@ -66,7 +66,7 @@ class Steps:
         return self.unseen if job.request.background else self.observer
 
     def put(self, job: Job) -> None:
-        """A new request, to be routed next; one of the background once there is nothing else to do."""
+        """A new request, to be routed next; one of the background once that has a turn."""
         (self.shelved if job.request.background else self.unrouted).append(job)
 
     def step(self) -> None:
@@ -83,7 +83,10 @@ class Steps:
         if step:
             self._compute(step, alone)
         took = self.clock() - began
-        self.owed = took / SHARE if background else max(0.0, self.owed - took)
+        if not background:
+            self.owed = max(0.0, self.owed - took)
+        elif not alone:
+            self.owed = took / SHARE
 
     @property
     def _busy(self) -> bool:

@@ -58,6 +58,8 @@ class Shadows:
         wanted = choice.experiment.shadow
         if wanted is None or wanted.arm == choice.arm.name or not _drawn(choice.experiment, record.response):
             return None
+        if not request.params.max_tokens:
+            return None  # there is nothing to compare
         if self._running[name] >= wanted.most:
             self._count(name, "busy")
             return None

@@ -13,6 +13,7 @@ import pytest
 from compress.bundle import Bundle, edit
 from compress.errors import InputError
 from router import load_router
+from serve import steps
 from serve.engine import Engine
 from serve.request import GenerationRequest, SamplingParams, Target
 from serve.settings import EngineSettings
@@ -193,3 +194,43 @@ def test_questions_of_the_background_are_read_together_and_need_no_pass_of_the_m
         assert engine.steps.idle and sum(read) == len(CONVERSATIONS) > len(read)
         # A small pass: half of these have more than half of its tokens.
         assert max(read) < len(CONVERSATIONS)
+
+
+def test_a_question_beside_others_pays_for_the_router_alone(routed, monkeypatch):
+    with opened(routed()) as engine:
+        seconds, owed = 0.0, []
+        routes, run = engine.chooser.routes, engine.steps.runner.run
+
+        def slowly(queries):
+            nonlocal seconds
+            seconds += bool(queries)
+            return routes(queries)
+
+        def watched(*work):
+            nonlocal seconds
+            owed.append(engine.steps.owed)
+            seconds += 10.0
+            return run(*work)
+
+        monkeypatch.setattr(steps, "SHARE", 0.01)
+        monkeypatch.setattr(engine.steps, "clock", lambda: seconds)
+        monkeypatch.setattr(engine.chooser, "routes", slowly)
+        monkeypatch.setattr(engine.steps.runner, "run", watched)
+        long = GenerationRequest(tiny.prompt(1, 5), SamplingParams(60, ignore_eos=True), Target("static"), ())
+        question = GenerationRequest(
+            [1], SamplingParams(0), Target("dynamic"), CONVERSATIONS[0], background=True
+        )
+
+        async def drained(asked):
+            return [event async for event in engine.stream(asked)]
+
+        async def go():
+            front = asyncio.create_task(drained(long))
+            while not engine.scheduler.busy:
+                await asyncio.sleep(0.001)
+            await drained(question)
+            assert not front.done()
+            await front
+
+        asyncio.run(go())
+        assert max(owed) == 100.0

@@ -116,12 +116,13 @@ async def test_only_the_shadowed_arms_requests_of_one_answer_get_one(engine):
         await begin(http, arms=[ARMS[0] | {"share": 0}, ARMS[1] | {"share": 1}], shadow={"arm": "old"})
         await complete(http, "ann", n=2)
         await complete(http, "ann", prompt=["sort a", "sort b"])
+        await complete(http, "ann", max_tokens=0, echo=True)
         await complete(http, "ann", model="twin:static")
         await complete(http, None)
-        assert not any(map(shadow, engine.requests))
+        assert not any(request.background for request in engine.requests)
         assert not any(record.text for record in memory.served("trial")), "texts are kept of pairs alone"
         await complete(http, "ann")
-        await both_of(memory, 4)
+        await both_of(memory, 5)
         assert sum(map(shadow, engine.requests)) == 1
 
 
