@@ -91,6 +91,7 @@ def test_completions_take_it_in_the_extra_body(client: openai.OpenAI) -> None:
         model="tiny:static",
         prompt=["a", "b"],
         max_tokens=400,
+        seed=4,
         extra_body={"response_format": schema_of(Place, strict=False)},
     )
     assert all(Place.model_validate_json(choice.text) for choice in answer.choices)
