@@ -72,7 +72,8 @@ class Steps:
     def step(self) -> None:
         """One turn: at most one forward pass of the router, one step of the model."""
         self._expire()
-        began, alone = self.clock(), not self._busy
+        began = self.clock()
+        alone = not self.scheduler.busy and all(job.request.background for job in self.unrouted)
         background = self._may_take_a_turn(alone)
         if background:
             self._take_from_shelf()
@@ -87,11 +88,6 @@ class Steps:
             self.owed = max(0.0, self.owed - took)
         elif not alone:
             self.owed = took / SHARE
-
-    @property
-    def _busy(self) -> bool:
-        """Whether anybody is here but the background."""
-        return self.scheduler.busy or not all(job.request.background for job in self.unrouted)
 
     def _may_take_a_turn(self, alone: bool) -> bool:
         """Whether this turn is the background's. alone: nobody else is here. Otherwise it is, if nobody waits
@@ -218,13 +214,12 @@ class Steps:
                 self.fail(job, EngineError("the router failed on this request; send it again"))
             return
         for job in jobs:
-            job.routing = self.chooser.routing(job.request, next(routes) if job.query else None)
+            job.routing = self.chooser.routing(job.request, next(routes) if job.query is not None else None)
             job.weights = self.chooser.weights(job.routing.mixture)
             if job.query is not None:
                 self.told(job).routed(job, began)
             if job.asks_for_routing:
-                self.drop(job, State.FINISHED, "length")
-                self.emit(job, job.end_of_prompt())
+                self._end_with_prompt(job)
             else:
                 self.unrouted.remove(job)
                 self.scheduler.add(job.entry)
@@ -292,6 +287,10 @@ class Steps:
         row = job.entry.row
         self.prefixes.insert(self._root(job), tokens, lambda start, stop: self.cache.read(row, start, stop))
 
+    def _end_with_prompt(self, job: Job) -> None:
+        self.drop(job, State.FINISHED, "length")
+        self.emit(job, job.end_of_prompt())
+
     def _root(self, job: Job) -> tuple[Any, ...]:
         assert job.routing is not None
         return (job.routing.generation, tuple(sorted(job.routing.mixture.items())))
@@ -318,8 +317,7 @@ class Steps:
             self._remember(job, job.request.prompt)
             self.told(job).prefilled(job)
         if not params.max_tokens:
-            self.drop(job, State.FINISHED, "length")
-            self.emit(job, job.end_of_prompt())
+            self._end_with_prompt(job)
             return
         ends = token in params.stop_token_ids or (
             token in self.eos and (constraint is not None or not params.ignore_eos)

@@ -129,7 +129,7 @@ def _ready(url: str) -> bool:
 
 
 def _measure(process: subprocess.Popen[bytes], sizes: list[float], done: threading.Event) -> None:
-    """Resident megabytes of the server, every few seconds."""
+    """Resident megabytes of the server, every ``MEASURE_EVERY`` seconds."""
     while not done.wait(MEASURE_EVERY):
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):

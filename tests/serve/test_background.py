@@ -100,11 +100,12 @@ def test_a_pass_is_given_up_for_one_that_comes(engine, monkeypatch):
 
 
 def test_beside_others_they_get_their_share_of_the_time_and_no_more(engine, monkeypatch):
-    seconds, passes = 0.0, []
+    seconds, passes, sent = 0.0, [], threading.Event()
     run = engine.steps.runner.run
 
     def watched(work, give_way=None):
         nonlocal seconds
+        assert sent.wait(5)
         seconds += 1.0
         passes.append("front" if give_way is None else "behind")
         assert give_way is None or not give_way(), "given up, it would never be done"
@@ -114,14 +115,19 @@ def test_beside_others_they_get_their_share_of_the_time_and_no_more(engine, monk
     monkeypatch.setattr(engine.steps, "clock", lambda: seconds)
     monkeypatch.setattr(engine.steps.runner, "run", watched)
     asked = [request(4, seed=seed, mixture=MIXTURES[seed]) for seed in range(3)]
+    sent.set()
     expected = [list(engine.generate([one])[0].token_ids) for one in asked]
     passes.clear()
+    sent.clear()
 
     async def go():
         front = asyncio.create_task(said(engine, request(110)))
         while not engine.scheduler.busy:
             await asyncio.sleep(0.001)
-        behind = [said(engine, replace(one, background=True)) for one in asked]
+        behind = [asyncio.create_task(said(engine, replace(one, background=True))) for one in asked]
+        while engine._inbox.qsize() < len(asked):
+            await asyncio.sleep(0.001)
+        sent.set()
         answers = await asyncio.gather(*behind)
         assert not front.done()
         await front
@@ -129,9 +135,9 @@ def test_beside_others_they_get_their_share_of_the_time_and_no_more(engine, monk
 
     assert asyncio.run(go()) == expected
     turns = [n for n, whose in enumerate(passes) if whose == "behind"]
-    # All three may have come before the first turn, or each after one.
-    assert 4 <= len(turns) <= 7
-    assert min(after - before for before, after in itertools.pairwise(turns)) == 11
+    # All of them together: the prompts, which give the first token, and three tokens more.
+    assert len(turns) == 4
+    assert {after - before for before, after in itertools.pairwise(turns)} == {11}
     # What is computed while nobody else is here costs nothing, and pays for nothing.
     engine.steps.owed = 7.0
     assert len(asyncio.run(said(engine, request(3, background=True)))) == 3

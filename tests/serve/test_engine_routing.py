@@ -198,7 +198,7 @@ def test_questions_of_the_background_are_read_together_and_need_no_pass_of_the_m
 
 def test_a_question_beside_others_pays_for_the_router_alone(routed, monkeypatch):
     with opened(routed()) as engine:
-        seconds, owed = 0.0, []
+        seconds, owed, sent = 0.0, [], threading.Event()
         routes, run = engine.chooser.routes, engine.steps.runner.run
 
         def slowly(queries):
@@ -208,6 +208,7 @@ def test_a_question_beside_others_pays_for_the_router_alone(routed, monkeypatch)
 
         def watched(*work):
             nonlocal seconds
+            assert sent.wait(5)
             owed.append(engine.steps.owed)
             seconds += 10.0
             return run(*work)
@@ -228,9 +229,11 @@ def test_a_question_beside_others_pays_for_the_router_alone(routed, monkeypatch)
             front = asyncio.create_task(drained(long))
             while not engine.scheduler.busy:
                 await asyncio.sleep(0.001)
-            await drained(question)
-            assert not front.done()
-            await front
+            asked = asyncio.create_task(drained(question))
+            while engine._inbox.empty():
+                await asyncio.sleep(0.001)
+            sent.set()
+            await asyncio.gather(front, asked)
 
         asyncio.run(go())
         assert max(owed) == 100.0
