@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.proof.zoo import DATA, RUNS, ZOOS
+from benchmarks.proof.zoo import DATA, LOOKALIKES, RUNS, ZOOS
 
 TWELVE = "twelve"
 # Bundle -> (zoo, recipe). Twelve: without a router, for every number of experts has its own.
@@ -21,10 +21,11 @@ BUNDLES = {
     TWELVE: ("twelve", "configs/zoo_twelve.yaml"),
 }
 HEADLINE = tuple(name for name in BUNDLES if name != TWELVE)
-# Of every task's training prompts, for the router.
-PROMPTS = 1000
-# What cross-validation chooses on all of the zoo's bundles; comparing again takes a while for each.
-ROUTER = ("--features", "hidden", "--classifier", "logistic")
+# Training prompts for the router. Words of its own give a task away with 200; for those that share their
+# words, every prompt counts.
+PROMPTS, PROMPTS_OF_LOOKALIKES = 500, 2000
+# What cross-validation on training prompts chooses (docs/routing.md: how deep); comparing takes long.
+ROUTER = ("--features", "hidden", "--classifier", "logistic", "--layer", "15", "--pooling", "both")
 
 
 def bundle(name: str) -> Path:
@@ -39,12 +40,13 @@ def bundle(name: str) -> Path:
 
 
 def router_prompts(zoo: str) -> Path:
-    """A file of the first ``PROMPTS`` training prompts of the zoo's tasks."""
+    """A file of the first training prompts of the zoo's tasks."""
     path = RUNS / f"router-{zoo}.jsonl"
     lines = []
     for task in ZOOS[zoo].recipe.tasks:
         own = [json.loads(line) for line in (DATA / "train" / f"{task}.jsonl").read_text().splitlines()]
-        lines += [{"task": task, "prompt": line["prompt"]} for line in own[:PROMPTS]]
+        count = PROMPTS_OF_LOOKALIKES if task in LOOKALIKES else PROMPTS
+        lines += [{"task": task, "prompt": line["prompt"]} for line in own[:count]]
     random.Random(0).shuffle(lines)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
