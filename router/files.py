@@ -40,6 +40,7 @@ class _Head(BaseModel):
     settings: RouterSettings
     fingerprint: str
     calibration: float = Field(gt=0, allow_inf_nan=False)
+    compared: int | None = Field(default=None, ge=1)
     report: dict[str, Any]
 
 
@@ -51,6 +52,7 @@ def save_router(router: Router, folder: Path) -> None:
         settings=router.settings,
         fingerprint=router.fingerprint,
         calibration=router.calibration,
+        compared=None if router.novelty is None else router.novelty.compared,
         report=dict(router.report),
     )
     arrays = {name: np.ascontiguousarray(array) for name, array in _arrays(router).items()}
@@ -93,7 +95,7 @@ def load_router(folder: Path, fingerprint: str | None = None, tasks: Sequence[st
         if head.settings.features == ("projection",):
             projection = _projection(arrays, head)
         else:
-            novelty = _novelty(arrays, len(head.tasks), width)
+            novelty = _novelty(arrays, head, width)
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]} is missing: {AGAIN}") from error
     except (ValueError, IndexError) as error:
@@ -206,7 +208,8 @@ def _projection(arrays: dict[str, np.ndarray], head: _Head) -> ProjectionFeature
     return ProjectionFeatures(head.settings.layer, directions, centre, spread)
 
 
-def _novelty(arrays: dict[str, np.ndarray], tasks: int, width: int) -> Novelty:
+def _novelty(arrays: dict[str, np.ndarray], head: _Head, width: int) -> Novelty:
+    tasks = len(head.tasks)
     owner = arrays["novelty.owner"]
     references = _restored(arrays, width)
     if references.shape[1] != width:
@@ -222,7 +225,9 @@ def _novelty(arrays: dict[str, np.ndarray], tasks: int, width: int) -> Novelty:
         raise ValueError(f"novelty.owner names tasks beyond the {tasks} of router.json")
     if not finite(references):
         raise ValueError("novelty.references holds unusable numbers")
-    return Novelty(references, owner, thresholds)
+    if head.compared is not None and head.compared > width:
+        raise ValueError(f"router.json compares {head.compared} features of {width}")
+    return Novelty(references, owner, thresholds, head.compared)
 
 
 def _stored(references: Matrix) -> dict[str, np.ndarray]:

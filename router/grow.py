@@ -124,12 +124,13 @@ def _with_task(router: Router, x: Matrix, before: Matrix, task: str) -> Router:
             intercept=np.append(classifier.intercept, intercept).astype(np.float32),
         )
     own = np.full(x.shape[0], count)
-    novelty = router.novelty.joined(Novelty.fit(x, own, seed))
+    compared = router.novelty.compared
+    novelty = router.novelty.joined(Novelty.fit(x, own, seed, compared))
     # What its own prompts need, each judged by the others.
     folds = np.random.default_rng(seed).permutation(x.shape[0]) % min(FOLDS, x.shape[0])
     distances = np.zeros(x.shape[0])
     for fold in np.unique(folds):
-        part = Novelty.fit(x[folds != fold], own[folds != fold], seed)
+        part = Novelty.fit(x[folds != fold], own[folds != fold], seed, compared)
         distances[folds == fold] = router.novelty.joined(part).distances(x[folds == fold])
     needed = rejection_threshold(distances, router.settings.false_rejection)
     # No stricter than with the others: the least of theirs is what all their prompts together need.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +25,8 @@ class Novelty:
     The distance is ``1 - cosine`` to the fifth nearest training prompt, 0 to 2, over scaled features
     (Sun et al. 2022, deep nearest neighbours). references: [m, d], float32 (to half precision, as they are
     stored), owner: [m], the task of each. thresholds: [K], float64: a prompt that goes to a task is known if
-    its distance is at most that task's.
+    its distance is at most that task's. compared: the first so many features alone say what is near, None =
+    all of them.
 
     Neighbours and neither Gaussians around task means (Lee et al. 2018) nor the energy of the logits (Liu
     et al. 2020): docs/routing.md has all three measured. Only prompts worded in several ways in training
@@ -35,9 +36,10 @@ class Novelty:
     references: Matrix
     owner: Array
     thresholds: Array
+    compared: int | None = None
 
     @classmethod
-    def fit(cls, x: Matrix, labels: Array, seed: int) -> Novelty:
+    def fit(cls, x: Matrix, labels: Array, seed: int, compared: int | None = None) -> Novelty:
         """Keep up to 1,000 of scaled features [n, d], evenly of each of ``labels`` [n]; no threshold yet."""
         tasks = np.unique(labels)
         share = max(NEIGHBOURS, REFERENCES // len(tasks))
@@ -45,16 +47,16 @@ class Novelty:
         chosen = [generator.permutation(np.flatnonzero(labels == task))[:share] for task in tasks]
         kept = np.sort(np.concatenate(chosen))
         none = np.full(int(tasks.max()) + 1, np.inf)
-        return cls(halved(x[kept]), labels[kept].astype(np.int32), none)
+        return cls(halved(x[kept]), labels[kept].astype(np.int32), none, compared)
 
     def joined(self, other: Novelty) -> Novelty:
         """Both ones' references, with this one's thresholds."""
         together = stacked([self.references, other.references])
-        return Novelty(together, np.concatenate([self.owner, other.owner]), self.thresholds)
+        return replace(self, references=together, owner=np.concatenate([self.owner, other.owner]))
 
     def distances(self, x: Matrix) -> Array:
         """Distance [n] of scaled features [n, d]."""
-        cosines = unit(x) @ self._columns
+        cosines = unit(x[:, : self.compared]) @ self._columns
         cosines = cosines.toarray() if sparse.issparse(cosines) else np.asarray(cosines)
         nearest = np.partition(cosines, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS]
         return np.maximum(1 - nearest.astype(np.float64), 0)
@@ -62,7 +64,7 @@ class Novelty:
     @cached_property
     def _columns(self) -> Matrix:
         # Turned once: scipy would convert the other layout at every product.
-        units = unit(self.references)
+        units = unit(self.references[:, : self.compared])
         return units.T.tocsr() if sparse.issparse(units) else units.T
 
     def known(self, x: Matrix, tasks: Array) -> Array:

@@ -49,16 +49,24 @@ class Candidate:
 
 
 def cross_fit(
-    features: Matrix, labels: Array, tasks: int, kind: ClassifierKind, seed: int, *, novelty: bool = False
+    features: Matrix,
+    labels: Array,
+    tasks: int,
+    kind: ClassifierKind,
+    seed: int,
+    *,
+    novelty: bool = False,
+    compared: int | None = None,
 ) -> Held:
-    """Fit on all folds but one, apply to it, in turn. Scaling is fitted anew in each, too."""
+    """Fit on all folds but one, apply to it, in turn. Scaling is fitted anew in each, too. ``compared``: see
+    ``Novelty``."""
     logits, distances = np.zeros((len(labels), tasks)), np.zeros(len(labels))
     for train, held in _folds(labels, seed):
         scaling = Scaling.fit(features[train])
         x, own = scaling.apply(features[train]), scaling.apply(features[held])
         logits[held] = classifier_class(kind).fit(x, labels[train], tasks, seed).logits(own)
         if novelty:
-            distances[held] = Novelty.fit(x, labels[train], seed).distances(own)
+            distances[held] = Novelty.fit(x, labels[train], seed, compared).distances(own)
     return Held(logits, distances)
 
 

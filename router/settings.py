@@ -84,6 +84,14 @@ class RouterSettings(BaseModel):
         assert kind != "projection"
         return EmbeddingFeatures() if kind == "embedding" else TfidfFeatures()
 
+    def compared(self, width: int) -> int | None:
+        """How many leading features of ``width`` tell known prompts from unknown, None = all of them.
+
+        Where last tokens stand beside means, the means: a task's prompts may end in anything, so that by
+        their last tokens texts of no task are as near to them as they are to each other.
+        """
+        return width // 2 if self.features == ("hidden",) and self.pooling == "both" else None
+
     def settled(self, pretrained: bool) -> RouterSettings:
         """These settings for a bundle that has the pretrained base, or has not. Raises InputError where they
         ask for what it has not."""

@@ -94,7 +94,8 @@ def fit(
 ) -> Router:
     """A calibrated router from features [n, d]; ``settings`` name one kind of features and classifier."""
     kind = settings.classifiers[0]
-    held = cross_fit(features, labels, len(tasks), kind, settings.seed, novelty=True)
+    compared = settings.compared(features.shape[1])
+    held = cross_fit(features, labels, len(tasks), kind, settings.seed, novelty=True, compared=compared)
     scaling = Scaling.fit(features)
     x = scaling.apply(features)
     thresholds = task_thresholds(held.distances, labels, settings.false_rejection)
@@ -104,7 +105,7 @@ def fit(
         scaling,
         classifier_class(kind).fit(x, labels, len(tasks), settings.seed),
         fit_temperature(held.logits, labels),
-        replace(Novelty.fit(x, labels, settings.seed), thresholds=thresholds),
+        replace(Novelty.fit(x, labels, settings.seed, compared), thresholds=thresholds),
         fingerprint if settings.extractor(settings.features[0]).needs_model else "",
     )
 

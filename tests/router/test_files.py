@@ -205,6 +205,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no coef": (change_arrays(classifier__coef=...), "coef is missing"),
     "no weight": (change_arrays(scaling__weight=...), "scaling.weight"),
     "no owner": (change_arrays(novelty__owner=...), "novelty.owner"),
+    "compared beyond": (change_head(compared=10**6), "compares 1000000 features of"),
     "no references": (change_arrays(novelty__references=...), "novelty.references"),
     "wrong shape": (change_arrays(classifier__intercept=shorter), "intercept is float32"),
     "wrong dtype": (change_arrays(classifier__coef=double), "coef is float64"),

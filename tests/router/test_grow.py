@@ -213,6 +213,19 @@ def test_thresholds_of_the_old_tasks_stay(
     np.testing.assert_array_equal(less.thresholds, after.thresholds[1:])
 
 
+def test_what_is_compared_stays(model: Any) -> None:
+    settings = RouterSettings(features=("hidden",), classifiers=("logistic",), pooling="both")
+    router, _ = train_router(model, TOKENIZER, prompts(OLD, 40), OLD, settings)
+    grown, _ = extend(router, model, TOKENIZER, NEW, OWN)
+    less = without(grown, OLD[0])
+    widths = {part.novelty.compared for part in (router, grown, less) if part.novelty is not None}
+    assert widths == {len(router.scaling.weight) // 2}
+    # As if the new task had been there from the beginning, its means alone say what it needs.
+    assert grown.novelty is not None
+    known = [route.known for route in grown.route(model, asked(grown, OWN))]
+    assert np.mean(known) > 0.9
+
+
 def test_the_new_threshold_is_what_its_own_prompts_need_and_no_stricter_than_the_others(
     model: Any, growing: Growing
 ) -> None:

@@ -30,6 +30,18 @@ def test_distances_equal_those_of_scikit_learns_neighbours(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", blobs.MAKERS)
+def test_only_the_features_that_are_compared_say_what_is_near(kind: str) -> None:
+    x, labels = blobs.scaled(kind, 3)
+    half = x.shape[1] // 2
+    novelty = Novelty.fit(x, labels, seed=0, compared=half)
+    alone = Novelty.fit(x[:, :half], labels, seed=0)
+    np.testing.assert_array_equal(novelty.distances(x), alone.distances(x[:, :half]))
+    # All are kept: a classifier that grows learns from them.
+    assert novelty.references.shape == x.shape
+    assert novelty.joined(novelty).compared == half
+
+
+@pytest.mark.parametrize("kind", blobs.MAKERS)
 def test_the_length_of_a_row_does_not_matter(kind: str) -> None:
     x, labels = blobs.scaled(kind, 3)
     novelty = Novelty.fit(x, labels, seed=0)

@@ -130,6 +130,28 @@ def test_calibration_and_thresholds_are_of_prompts_not_learnt_from(kind: Classif
     np.testing.assert_array_equal(router.novelty.thresholds, expected)
 
 
+def test_beside_means_last_tokens_do_not_say_whether_a_prompt_is_known(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    means = generator.normal(size=(2, 8))[labels] + 0.1 * generator.normal(size=(120, 8))
+    last = generator.normal(size=(120, 8))
+    features = np.concatenate([means, last], 1).astype(np.float32)
+    settings = RouterSettings(features=("hidden",), classifiers=("logistic",), pooling="both", layer=1)
+    save_router(fit(features, labels, ("a", "b"), settings, FINGERPRINT), tmp_path)
+    router = load_router(tmp_path)
+    alone = fit(features[:, :8], labels, ("a", "b"), settings.model_copy(update={"pooling": "mean"}), "")
+    assert router.novelty is not None and alone.novelty is not None
+    assert (router.novelty.compared, alone.novelty.compared) == (8, None)
+    np.testing.assert_allclose(router.novelty.thresholds, alone.novelty.thresholds, atol=1e-3)
+    elsewhere = features.copy()
+    elsewhere[:, :8] = generator.normal(size=(120, 8))
+    found = {
+        name: np.mean([route.known for route in router.decide(router.scaling.apply(x))])
+        for name, x in (("as trained", features), ("other means", elsewhere))
+    }
+    assert found["as trained"] > 0.9 and found["other means"] < 0.1
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_prompts_that_nearly_look_alike_make_a_router_that_loads(tmp_path: Path) -> None:
     # Of embeddings only the mean is seen, and anagrams have the same but for rounding.
