@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.routing.prompts import LOOKALIKES
+from benchmarks.routing.prompts import LOOKALIKES, kinds
 from benchmarks.routing.quality import Bench
 from router.features import Matrix, Pooling
 from router.selection import compare
@@ -16,13 +16,22 @@ from router.train import fit
 LAYERS = (2, 5, 8, 11, 15, 20)
 # Deep layers take long: of the prompts to measure with, every third.
 STRIDE = 3
+# Shares of a task's prompts that may be taken for unknown.
+RATES = (0.015, 0.005)
 
 
 def depths(bench: Bench) -> dict[str, dict[str, Any]]:
     """ "layer, pooling" -> log-loss in nats by cross-validation on the training prompts, which is what may be
-    chosen by; and the share of other prompts that is right, all and look-alikes."""
+    chosen by; and the share of other prompts that is right, all and look-alikes. By rate of false rejection:
+    the shares of these prompts and of foreign ones that are taken for unknown."""
     found: dict[str, dict[str, Any]] = {}
     truth = bench.truth[::STRIDE]
+    strange = [
+        text
+        for name, own in kinds(bench.data, bench.tasks).items()
+        if name.startswith("foreign")
+        for _, text in own
+    ][::STRIDE]
     alike = np.isin(truth, [k for k, task in enumerate(bench.tasks) if task in LOOKALIKES])
     for layer in LAYERS:
         bench.step(f"layer {layer}")
@@ -32,6 +41,7 @@ def depths(bench: Bench) -> dict[str, dict[str, Any]]:
         looking = replace(bench, settings=settings)
         trained = looking.raw("hidden", bench.texts)
         seen = looking.raw("hidden", [text for _, text in bench.known[::STRIDE]])
+        foreign = looking.raw("hidden", strange)
         width = trained.shape[1] // 2
         parts: dict[Pooling, slice] = {
             "mean": slice(0, width),
@@ -42,12 +52,20 @@ def depths(bench: Bench) -> dict[str, dict[str, Any]]:
             own = settings.model_copy(update={"pooling": pooling})
             x: Matrix = trained[:, columns]
             (candidate,) = compare({"hidden": x}, ("logistic",), bench.labels, len(bench.tasks), 0)
-            router = fit(x, bench.labels, tuple(bench.tasks), own, "")
-            probabilities = router.probabilities(router.scaling.apply(seen[:, columns]))
-            right = probabilities.argmax(1) == truth
+            unknown: dict[str, dict[str, float]] = {}
+            for rate in RATES:
+                careful = own.model_copy(update={"false_rejection": rate})
+                router = fit(x, bench.labels, tuple(bench.tasks), careful, "")
+                scaled = {"known": seen[:, columns], "foreign": foreign[:, columns]}
+                unknown[str(rate)] = {
+                    name: 1 - float(router.known(part, router.probabilities(part)).mean())
+                    for name, part in ((name, router.scaling.apply(raw)) for name, raw in scaled.items())
+                }
+            right = router.probabilities(router.scaling.apply(seen[:, columns])).argmax(1) == truth
             found[f"{layer}, {pooling}"] = {
                 "log_loss": candidate.log_loss,
                 "accuracy": float(right.mean()),
                 "look-alikes": float(right[alike].mean()),
+                "taken for unknown": unknown,
             }
     return found

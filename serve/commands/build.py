@@ -68,6 +68,9 @@ def train_router(
     threshold: Annotated[
         float | None, typer.Option(help="Least confidence; below it: the fall-back.")
     ] = None,
+    false_rejection: Annotated[
+        float | None, typer.Option(help="Share of a task's prompts that may be taken for unknown.")
+    ] = None,
     fallback: Annotated[
         str | None, typer.Option(help="Who answers where no expert is trusted: base, shared or auto.")
     ] = None,
@@ -93,6 +96,7 @@ def train_router(
         "pooling": pooling,
         "top_k": top_k,
         "threshold": threshold,
+        "false_rejection": false_rejection,
         "fallback": fallback,
         "history": history,
         "sticky": sticky,

@@ -220,7 +220,6 @@ def test_what_is_compared_stays(model: Any) -> None:
     less = without(grown, OLD[0])
     widths = {part.novelty.compared for part in (router, grown, less) if part.novelty is not None}
     assert widths == {len(router.scaling.weight) // 2}
-    # As if the new task had been there from the beginning, its means alone say what it needs.
     assert grown.novelty is not None
     known = [route.known for route in grown.route(model, asked(grown, OWN))]
     assert np.mean(known) > 0.9

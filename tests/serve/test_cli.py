@@ -138,6 +138,10 @@ def test_the_two_halves_equal_the_whole(workshop, built):
     run(workshop, "train-router", "halves", "--prompts", "router.jsonl", "--layer", 1)
     for name in ("router/router.safetensors", "experts/sums/adapter_model.safetensors", "bundle.json"):
         assert (workshop / "halves" / name).read_bytes() == (workshop / "bundle" / name).read_bytes()
+    otherwise = ("--layer", 1, "--pooling", "both", "--false-rejection", 0.2)
+    run(workshop, "train-router", "halves", "--prompts", "router.jsonl", *otherwise)
+    settings = json.loads((workshop / "halves" / "router" / "router.json").read_text())["settings"]
+    assert (settings["pooling"], settings["false_rejection"]) == ("both", 0.2)
 
 
 def test_a_base_that_changed_since_is_not_evaluated_against(workshop, built, tmp_path):
