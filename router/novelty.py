@@ -56,7 +56,7 @@ class Novelty:
 
     def distances(self, x: Matrix) -> Array:
         """Distance [n] of scaled features [n, d]."""
-        cosines = unit(x[:, : self.compared]) @ self._columns
+        cosines = unit(self._leading(x)) @ self._columns
         cosines = cosines.toarray() if sparse.issparse(cosines) else np.asarray(cosines)
         nearest = np.partition(cosines, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS]
         return np.maximum(1 - nearest.astype(np.float64), 0)
@@ -64,8 +64,12 @@ class Novelty:
     @cached_property
     def _columns(self) -> Matrix:
         # Turned once: scipy would convert the other layout at every product.
-        units = unit(self.references[:, : self.compared])
+        units = unit(self._leading(self.references))
         return units.T.tocsr() if sparse.issparse(units) else units.T
+
+    def _leading(self, x: Matrix) -> Matrix:
+        # Slicing all columns of a sparse matrix would copy it at every prompt.
+        return x if self.compared is None else x[:, : self.compared]
 
     def known(self, x: Matrix, tasks: Array) -> Array:
         """Which of the scaled features [n, d] look like training prompts, bool [n]; ``tasks`` [n] are the

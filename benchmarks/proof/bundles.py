@@ -26,7 +26,7 @@ HEADLINE = tuple(name for name in BUNDLES if name != TWELVE)
 PROMPTS, PROMPTS_OF_LOOKALIKES = 500, 2000
 # What cross-validation on training prompts chooses (docs/routing.md: how deep); comparing takes long.
 LOOKING = ("--features", "hidden", "--classifier", "logistic", "--layer", "15", "--pooling", "both")
-# At this depth it turns away every foreign text of examples/zoo/data/foreign at this rate, too (same table).
+# At this depth every foreign text that was tried is turned away at this rate, too (same section).
 ROUTER = (*LOOKING, "--false-rejection", "0.005")
 
 

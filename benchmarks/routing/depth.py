@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.routing.prompts import LOOKALIKES, kinds
 from benchmarks.routing.quality import Bench
+from router import Router
 from router.features import Matrix, Pooling
 from router.selection import compare
 from router.train import fit
@@ -56,10 +57,9 @@ def depths(bench: Bench) -> dict[str, dict[str, Any]]:
             for rate in RATES:
                 careful = own.model_copy(update={"false_rejection": rate})
                 router = fit(x, bench.labels, tuple(bench.tasks), careful, "")
-                scaled = {"known": seen[:, columns], "foreign": foreign[:, columns]}
                 unknown[str(rate)] = {
-                    name: 1 - float(router.known(part, router.probabilities(part)).mean())
-                    for name, part in ((name, router.scaling.apply(raw)) for name, raw in scaled.items())
+                    "known": _turned_away(router, seen[:, columns]),
+                    "foreign": _turned_away(router, foreign[:, columns]),
                 }
             right = router.probabilities(router.scaling.apply(seen[:, columns])).argmax(1) == truth
             found[f"{layer}, {pooling}"] = {
@@ -69,3 +69,9 @@ def depths(bench: Bench) -> dict[str, dict[str, Any]]:
                 "taken for unknown": unknown,
             }
     return found
+
+
+def _turned_away(router: Router, raw: Matrix) -> float:
+    """The share of unscaled features that the router takes for unknown."""
+    x = router.scaling.apply(raw)
+    return 1 - float(router.known(x, router.probabilities(x)).mean())

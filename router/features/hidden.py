@@ -20,7 +20,7 @@ class HiddenStateFeatures:
     """Pooled hidden state of a causal decoder, after ``layer`` of its decoder layers.
 
     layer:   decoder layers that are run, 1 to all of them; None = a sixth of them, rounded.
-    pooling: "mean" over the prompt's tokens, the "last" token alone, or "both" side by side; of states
+    pooling: "mean" over the prompt's tokens, the "last" token alone, or "both" in that order; of states
              divided by their root mean square, for a few tokens, the first above all, may have states a
              thousand times as large whatever the text (Sun et al. 2024, Massive Activations).
     """
