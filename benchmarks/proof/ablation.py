@@ -32,7 +32,7 @@ from serve.intervals import normalised
 from serve.plainmodels import load, load_finetune, plain_engine
 from serve.request import Target
 
-SIZES = ("1.1x", "1.25x", "1.5x", "2x")
+SIZES = ("1.03x", "1.05x", "1.1x", "1.25x", "1.5x")
 DTYPES = ("float16", "int8", "mixed")
 LARGEST = "40x"
 # What base/ holds: the pretrained base, or a merge of the fine-tunes.
