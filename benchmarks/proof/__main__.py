@@ -14,6 +14,7 @@ import torch
 import typer
 
 from benchmarks.proof.ablation import ablation
+from benchmarks.proof.again import again
 from benchmarks.proof.bundles import HEADLINE
 from benchmarks.proof.headline import costs, headline
 from benchmarks.proof.misroutes import misroutes
@@ -29,6 +30,7 @@ Step = Callable[[Work], object]
 STEPS: dict[str, Step] = {
     **{f"{name}-statics": partial(tune, zoo) for name, zoo in ZOOS.items()},
     **{name: partial(headline, name) for name in HEADLINE},
+    "again": again,
     "ablation": ablation,
     "number": number,
     "misroutes": misroutes,

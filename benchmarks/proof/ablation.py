@@ -11,17 +11,16 @@ import itertools
 import json
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.proof.bundles import bundle
+from benchmarks.proof.plain import base_scores, own_scores
 from benchmarks.proof.routes import Routes, blends, routes_of
 from benchmarks.proof.zoo import RESULTS, RUNS, ZOOS, Work, write
 from compress.build import build
 from compress.bundle import Bundle, create
-from compress.inputs import open_inputs
 from compress.recipe import ExclusiveRecipe, OutputRecipe, Recipe, SharedRecipe
 from compress.workspace import Workspace
 from serve.answers import Book
@@ -29,7 +28,6 @@ from serve.comparison import Data
 from serve.engine import Engine
 from serve.evaluate import Scores, score_each
 from serve.intervals import normalised
-from serve.plainmodels import load, load_finetune, plain_engine
 from serve.request import Target
 
 SIZES = ("1.03x", "1.05x", "1.1x", "1.25x", "1.5x")
@@ -57,31 +55,11 @@ def ablation(work: Work) -> None:
     if not missing:
         return
     routes = routes_of(Bundle.open(bundle("full-1.25")), items)
-    base, own = _plain(work, zoo.recipe, items)
+    base, own = base_scores(work, zoo.recipe, items), own_scores(work, zoo.recipe, items)
     for reference, size, dtype in missing:
         found["rows"] += _measured(work, zoo.recipe, (reference, size, dtype), items, routes, base, own)
         found["prompts a task"] = min(map(len, items.values()))
         write(path, found)
-
-
-def _plain(work: Work, recipe: Recipe, items: Data) -> tuple[Scores, Scores]:
-    """Base, and every task's own fine-tune."""
-    inputs = open_inputs(recipe)
-    folder, name = inputs.base.folder, str(work.settings.torch_dtype()).removeprefix("torch.")
-
-    def scored(make: Any, weights: str, part: Data) -> Scores:
-        shown = work.bars.stage("base and own", sum(map(len, part.values())))
-        targets = [Target("static") for own in part.values() for _ in own]
-        with plain_engine(make, folder, work.settings) as engine:
-            return score_each(engine, part, targets, shown, Book(work.answers, f"{weights} {name}"))
-
-    base = scored(partial(load, folder, work.settings), inputs.base_sha256, items)
-    own = Scores()
-    for task, finetune in inputs.finetunes.items():
-        make = partial(load_finetune, finetune.folder, folder, work.settings)
-        weights = f"{inputs.base_sha256} + {inputs.sha256[task]}"
-        own.hits |= scored(make, weights, {task: items[task]}).hits
-    return base, own
 
 
 def _measured(

@@ -18,6 +18,7 @@ BUNDLES = {
     "lora-small": ("lora", "configs/zoo_small.yaml"),
     "full-1.50": ("full", "configs/zoo_full_150.yaml"),
     "full-1.25": ("full", "configs/zoo_full_125.yaml"),
+    "full-1.10": ("full", "configs/zoo_full_110.yaml"),
     TWELVE: ("twelve", "configs/zoo_twelve.yaml"),
 }
 HEADLINE = tuple(name for name in BUNDLES if name != TWELVE)

@@ -17,7 +17,9 @@ from compress.errors import InputError
 PAGES = (Path("docs/results.md"), Path("README.md"))
 MARK = re.compile(r"(<!-- table: ([\w. -]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 SINGLE: dict[str, tables.Table] = {
+    "again": tables.again,
     "ablation": tables.ablation,
+    "blends": tables.blends,
     "number": tables.number,
     "misroutes": tables.misroutes,
     "hard or soft": tables.hard_or_soft,
@@ -25,6 +27,8 @@ SINGLE: dict[str, tables.Table] = {
     "unseen": tables.unseen,
     "costs": tables.costs,
 }
+# Second tables of a step.
+SHARED_WITH = {"hard or soft": "misroutes", "blends": "ablation"}
 
 
 def page() -> None:
@@ -59,7 +63,7 @@ def all_tables() -> dict[str, str]:
         if facts := read(f"{zoo}_statics"):
             made[f"statics {zoo}"] = tables.statics(facts)
     for name, table in SINGLE.items():
-        if facts := read("misroutes" if name == "hard or soft" else name):
+        if facts := read(SHARED_WITH.get(name, name)):
             made[name] = table(facts)
     return made
 

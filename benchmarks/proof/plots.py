@@ -82,6 +82,7 @@ def ablation(path: Path) -> None:
         for colour, reference in zip(COLOURS, references, strict=False):
             for dtype, style in DTYPES.items():
                 own = [row for row in rows if (row["reference"], row["dtype"]) == (reference, dtype)]
+                own.sort(key=lambda row: float(row["storage"]))
                 axes.plot(
                     [row["storage"] for row in own],
                     [row["normalised"][0] for row in own],

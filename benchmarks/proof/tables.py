@@ -23,6 +23,13 @@ NAMES = {
     "own": "own fine-tune",
     "random": "any expert",
 }
+# What an expert is the rest of, and so what stands under it.
+PRETRAINED = "pretrained"
+BASES = {
+    PRETRAINED: "over the pretrained base",
+    "no split": "no shared base",
+    "shared": "over the shared base",
+}
 SHOWN = ("base", *STATICS, "random", "dynamic", "top-2", "soft", "oracle", "own")
 
 
@@ -87,20 +94,63 @@ def sizes(bundles: Mapping[str, Facts]) -> str:
     return markdown(head, rows)
 
 
-def ablation(facts: Facts) -> str:
-    """Percent of own by size and storage; a column a reference and policy."""
-    columns = list(dict.fromkeys((row["reference"], row["policy"]) for row in facts["rows"]))
-    cells = {(r["size"], r["dtype"], r["reference"], r["policy"]): r["normalised"][0] for r in facts["rows"]}
-    keys = list(dict.fromkeys((row["size"], row["dtype"]) for row in facts["rows"]))
+def again(bundles: Mapping[str, Facts]) -> str:
+    """One line a bundle, on prompts that no choice has seen."""
     rows = [
         [
-            size,
+            name,
+            *(
+                "{:.1f} [{:.1f}, {:.1f}]".format(*own["normalised"][arm])
+                for arm in ("dynamic", "soft", "oracle", "static")
+            ),
+            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*own["dynamic minus static"]),
+        ]
+        for name, own in bundles.items()
+    ]
+    best = ", ".join(dict.fromkeys(NAMES[own["static"]] for own in bundles.values()))
+    head = ("bundle, % of own", "dynamic", "soft", "oracle-routed", best, "dynamic − it, points")
+    return markdown(head, rows)
+
+
+def ablation(facts: Facts) -> str:
+    """Percent of own for top-1, by size and storage; a column a reference."""
+    rows = [row for row in facts["rows"] if row["policy"] == "top-1"]
+    references = list(dict.fromkeys(row["reference"] for row in rows))
+    kept = {_size(row): row["kept"] for row in rows if row["reference"] == PRETRAINED}
+    cells = {(*_size(row), row["reference"]): row for row in rows}
+    table = []
+    for size, dtype in sorted({_size(row) for row in rows}, key=_by_size):
+        own = [cells.get((size, dtype, reference)) for reference in references]
+        shown = ["" if row is None else "{:.1f} [{:.1f}, {:.1f}]".format(*row["normalised"]) for row in own]
+        energy = f"{100 * kept[size, dtype]:.0f}" if (size, dtype) in kept else ""
+        table.append([size.replace("x", " ×"), dtype, energy, *shown])
+    said = (f"{BASES.get(reference, reference)}, % of own" for reference in references)
+    return markdown(("base and experts", "factors", "energy kept, %", *said), table)
+
+
+def blends(facts: Facts) -> str:
+    """Percent of own by policy, of the references that are bundles of their own."""
+    rows = [row for row in facts["rows"] if row["reference"] in ("pretrained", "shared")]
+    columns = list(dict.fromkeys((row["reference"], row["policy"]) for row in rows))
+    cells = {(*_size(row), row["reference"], row["policy"]): row["normalised"][0] for row in rows}
+    table = [
+        [
+            size.replace("x", " ×"),
             dtype,
             *(f"{cells[size, dtype, *c]:.1f}" if (size, dtype, *c) in cells else "" for c in columns),
         ]
-        for size, dtype in keys
+        for size, dtype in sorted({_size(row) for row in rows}, key=_by_size)
     ]
-    return markdown(("size", "factors", *(f"{reference}, {policy}" for reference, policy in columns)), rows)
+    head = (f"{reference}, {policy}" for reference, policy in columns)
+    return markdown(("base and experts", "factors", *head), table)
+
+
+def _size(row: Facts) -> tuple[str, str]:
+    return row["size"], row["dtype"]
+
+
+def _by_size(key: tuple[str, str]) -> tuple[float, str]:
+    return float(key[0].removesuffix("x")), key[1]
 
 
 def number(facts: Facts) -> str:

@@ -126,6 +126,33 @@ def test_a_table_has_a_cell_for_every_head():
     assert tables.hard_or_soft(facts).splitlines()[2] == "| 0.5 | +40.0 | -2.0 |"
 
 
+def test_the_ablation_has_a_line_a_size_the_smallest_first():
+    rows = [
+        {
+            "reference": r,
+            "size": s,
+            "dtype": "int8",
+            "policy": p,
+            "kept": 0.5,
+            "normalised": [n, n - 1, n + 1],
+        }
+        for s, n in (("1.25x", 97), ("1.1x", 90), ("1.03x", 80))
+        for p in ("top-1", "soft")
+        for r in ("pretrained", "no split")
+    ]
+    rows.append(rows[-4] | {"reference": "shared", "normalised": [70, 60, 75]})
+    assert tables.ablation({"rows": rows}).splitlines()[2:] == [
+        "| 1.03 × | int8 | 50 | 80.0 [79.0, 81.0] | 80.0 [79.0, 81.0] | 70.0 [60.0, 75.0] |",
+        "| 1.1 × | int8 | 50 | 90.0 [89.0, 91.0] | 90.0 [89.0, 91.0] |  |",
+        "| 1.25 × | int8 | 50 | 97.0 [96.0, 98.0] | 97.0 [96.0, 98.0] |  |",
+    ]
+    assert tables.blends({"rows": rows}).splitlines()[::2] == [
+        "| base and experts | factors | pretrained, top-1 | pretrained, soft | shared, top-1 |",
+        "| 1.03 × | int8 | 80.0 | 80.0 | 70.0 |",
+        "| 1.25 × | int8 | 97.0 | 97.0 |  |",
+    ]
+
+
 def shares(value):
     return {"value": value, "low": value - 3, "high": value + 3}
 
