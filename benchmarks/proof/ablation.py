@@ -27,7 +27,7 @@ from serve.answers import Book
 from serve.comparison import Data
 from serve.engine import Engine
 from serve.evaluate import Scores, score_each
-from serve.intervals import normalised
+from serve.intervals import normalised, paired_interval
 from serve.request import Target
 
 SIZES = ("1.03x", "1.05x", "1.1x", "1.25x", "1.5x")
@@ -59,7 +59,26 @@ def ablation(work: Work) -> None:
     for reference, size, dtype in missing:
         found["rows"] += _measured(work, zoo.recipe, (reference, size, dtype), items, routes, base, own)
         found["prompts a task"] = min(map(len, items.values()))
+        found["shared minus pretrained"] = differences(found["rows"])
         write(path, found)
+
+
+def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What it gives, prompt by prompt, to take deltas against the shared base: points, for each size, storage
+    and policy that is measured with both."""
+    keys = ("size", "dtype", "policy")
+    found: dict[str, dict[tuple[str, ...], Scores]] = {reference: {} for reference in REFERENCES}
+    for row in rows:
+        if row["reference"] in found:
+            hits = {task: np.array([*map(float, marks)]) for task, marks in row["hits"].items()}
+            found[row["reference"]][tuple(row[key] for key in keys)] = Scores(hits)
+    shared, pretrained = found["shared"], found["pretrained"]
+    return [
+        dict(zip(keys, key, strict=True))
+        | {"points": list(vars(paired_interval(shared[key], pretrained[key])).values())}
+        for key in pretrained
+        if key in shared
+    ]
 
 
 def _measured(
@@ -145,4 +164,5 @@ def _scores(scores: Scores, own: Scores) -> dict[str, Any]:
         "average": 100 * scores.average,
         "normalised": [share.value, share.low, share.high],
         "tasks": {task: 100 * scores.mean(task) for task in scores.hits},
+        "hits": {task: "".join("01"[int(hit)] for hit in hits) for task, hits in scores.hits.items()},
     }
