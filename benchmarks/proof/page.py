@@ -19,6 +19,7 @@ MARK = re.compile(r"(<!-- table: ([\w. -]+) -->\n).*?(<!-- end of table -->)", r
 SINGLE: dict[str, tables.Table] = {
     "again": tables.again,
     "ablation": tables.ablation,
+    "shared gain": tables.shared_gain,
     "blends": tables.blends,
     "number": tables.number,
     "misroutes": tables.misroutes,
@@ -28,7 +29,7 @@ SINGLE: dict[str, tables.Table] = {
     "costs": tables.costs,
 }
 # Second tables of a step.
-SHARED_WITH = {"hard or soft": "misroutes", "blends": "ablation"}
+SHARED_WITH = {"hard or soft": "misroutes", "blends": "ablation", "shared gain": "ablation"}
 
 
 def page() -> None:

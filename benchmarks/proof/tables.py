@@ -128,6 +128,16 @@ def ablation(facts: Facts) -> str:
     return markdown(("base and experts", "factors", "energy kept, %", *said), table)
 
 
+def shared_gain(facts: Facts) -> str:
+    """Points that taking deltas against the shared base gives top-1, by size; a column a storage."""
+    rows = [row for row in facts["shared minus pretrained"] if row["policy"] == "top-1"]
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    cells = {_size(row): "{:+.1f} [{:+.1f}, {:+.1f}]".format(*row["points"]) for row in rows}
+    sizes = dict.fromkeys(size for size, _ in sorted(cells, key=_by_size))
+    table = [[size.replace("x", " ×"), *(cells.get((size, dtype), "") for dtype in dtypes)] for size in sizes]
+    return markdown(("over the shared base − over the pretrained, points", *dtypes), table)
+
+
 def blends(facts: Facts) -> str:
     """Percent of own by policy, of the references that are bundles of their own."""
     rows = [row for row in facts["rows"] if row["reference"] in ("pretrained", "shared")]

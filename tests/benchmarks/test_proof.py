@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.proof import plots, tables
-from benchmarks.proof.ablation import _without_shared
+from benchmarks.proof.ablation import _without_shared, differences
 from benchmarks.proof.misroutes import ERRORS, WEIGHTS, _compared
 from benchmarks.proof.page import filled
 from benchmarks.proof.pairs import _facts, stands_in, two_at_once
@@ -146,11 +146,37 @@ def test_the_ablation_has_a_line_a_size_the_smallest_first():
         "| 1.1 × | int8 | 50 | 90.0 [89.0, 91.0] | 90.0 [89.0, 91.0] |  |",
         "| 1.25 × | int8 | 50 | 97.0 [96.0, 98.0] | 97.0 [96.0, 98.0] |  |",
     ]
+    gains = [
+        {"size": size, "dtype": dtype, "policy": "top-1", "points": [value, value - 1, value + 1]}
+        for size, dtype, value in (("1.1x", "int8", -1), ("1.03x", "int8", 2), ("1.03x", "mixed", 3))
+    ]
+    assert tables.shared_gain({"shared minus pretrained": gains}).splitlines()[2:] == [
+        "| 1.03 × | +2.0 [+1.0, +3.0] | +3.0 [+2.0, +4.0] |",
+        "| 1.1 × | -1.0 [-2.0, +0.0] |  |",
+    ]
     assert tables.blends({"rows": rows}).splitlines()[::2] == [
         "| base and experts | factors | pretrained, top-1 | pretrained, soft | shared, top-1 |",
         "| 1.03 × | int8 | 80.0 | 80.0 | 70.0 |",
         "| 1.25 × | int8 | 97.0 | 97.0 |  |",
     ]
+
+
+def test_a_shared_base_is_compared_prompt_by_prompt():
+    def row(reference, size, marks):
+        return {
+            "reference": reference,
+            "size": size,
+            "dtype": "int8",
+            "policy": "soft",
+            "hits": {"movies": marks},
+        }
+
+    rows = [row("pretrained", "1.1x", "0011"), row("shared", "1.1x", "1111"), row("no split", "1.1x", "0000")]
+    (found,) = differences([*rows, row("pretrained", "2x", "0011")])
+    assert (found["size"], found["dtype"], found["policy"]) == ("1.1x", "int8", "soft")
+    # Two prompts of four are gained; none is lost in any resample.
+    value, low, high = found["points"]
+    assert value == 50 and 0 <= low < 50 < high <= 100
 
 
 def shares(value):
