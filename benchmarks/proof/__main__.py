@@ -16,6 +16,7 @@ import typer
 from benchmarks.proof.ablation import ablation
 from benchmarks.proof.again import again
 from benchmarks.proof.bundles import HEADLINE
+from benchmarks.proof.ceiling import ceiling
 from benchmarks.proof.headline import costs, headline
 from benchmarks.proof.misroutes import misroutes
 from benchmarks.proof.number import number
@@ -36,6 +37,7 @@ STEPS: dict[str, Step] = {
     "misroutes": misroutes,
     "pairs": pairs,
     "unseen": unseen,
+    "ceiling": ceiling,
     **{f"{name}-costs": partial(costs, name) for name in HEADLINE},
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.proof import tables
-from benchmarks.proof.bundles import HEADLINE
+from benchmarks.proof.bundles import BUNDLES, HEADLINE
 from benchmarks.proof.plots import draw_all
 from benchmarks.proof.zoo import RESULTS, ZOOS
 from compress.errors import InputError
@@ -58,9 +58,9 @@ def all_tables() -> dict[str, str]:
     for name, facts in bundles.items():
         made[f"headline {name}"] = tables.headline(facts)
         made[f"ahead {name}"] = tables.ahead(facts)
-    if bundles:
-        made["sizes"] = tables.sizes(bundles)
     for zoo in ZOOS:
+        if own := {name: facts for name, facts in bundles.items() if BUNDLES[name][0] == zoo}:
+            made[f"sizes {zoo}"] = tables.sizes(own)
         if facts := read(f"{zoo}_statics"):
             made[f"statics {zoo}"] = tables.statics(facts)
     for name, table in SINGLE.items():
