@@ -24,12 +24,12 @@ NAMES = {
     "random": "any expert",
 }
 # What an expert is the rest of, and so what stands under it.
-PRETRAINED = "pretrained"
 BASES = {
-    PRETRAINED: "over the pretrained base",
+    "pretrained": "over the pretrained base",
     "no split": "no shared base",
     "shared": "over the shared base",
 }
+BOUNDS = ("value", "low", "high")
 SHOWN = ("base", *STATICS, "random", "dynamic", "top-2", "soft", "oracle", "own")
 
 
@@ -84,7 +84,7 @@ def sizes(bundles: Mapping[str, Facts]) -> str:
                 interval(facts["normalised"]["oracle"]),
                 f"{100 * facts['router_accuracy']:.1f}",
                 f"{NAMES[best]}, {facts['normalised'][best]['value']:.1f}",
-                f"{gain['value']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]",
+                _spread([gain[key] for key in BOUNDS], "+"),
             ]
         )
     head = (
@@ -99,11 +99,8 @@ def again(bundles: Mapping[str, Facts]) -> str:
     rows = [
         [
             name,
-            *(
-                "{:.1f} [{:.1f}, {:.1f}]".format(*own["normalised"][arm])
-                for arm in ("dynamic", "soft", "oracle", "static")
-            ),
-            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*own["dynamic minus static"]),
+            *(_spread(own["normalised"][arm]) for arm in ("dynamic", "soft", "oracle", "static")),
+            _spread(own["dynamic minus static"], "+"),
         ]
         for name, own in bundles.items()
     ]
@@ -116,12 +113,12 @@ def ablation(facts: Facts) -> str:
     """Percent of own for top-1, by size and storage; a column a reference."""
     rows = [row for row in facts["rows"] if row["policy"] == "top-1"]
     references = list(dict.fromkeys(row["reference"] for row in rows))
-    kept = {_size(row): row["kept"] for row in rows if row["reference"] == PRETRAINED}
+    kept = {_size(row): row["kept"] for row in rows if row["reference"] == "pretrained"}
     cells = {(*_size(row), row["reference"]): row for row in rows}
     table = []
     for size, dtype in sorted({_size(row) for row in rows}, key=_by_size):
         own = [cells.get((size, dtype, reference)) for reference in references]
-        shown = ["" if row is None else "{:.1f} [{:.1f}, {:.1f}]".format(*row["normalised"]) for row in own]
+        shown = ["" if row is None else _spread(row["normalised"]) for row in own]
         energy = f"{100 * kept[size, dtype]:.0f}" if (size, dtype) in kept else ""
         table.append([size.replace("x", " ×"), dtype, energy, *shown])
     said = (f"{BASES.get(reference, reference)}, % of own" for reference in references)
@@ -132,7 +129,7 @@ def shared_gain(facts: Facts) -> str:
     """Points that taking deltas against the shared base gives top-1, by size; a column a storage."""
     rows = [row for row in facts["shared minus pretrained"] if row["policy"] == "top-1"]
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
-    cells = {_size(row): "{:+.1f} [{:+.1f}, {:+.1f}]".format(*row["points"]) for row in rows}
+    cells = {_size(row): _spread(row["points"], "+") for row in rows}
     sizes = dict.fromkeys(size for size, _ in sorted(cells, key=_by_size))
     table = [[size.replace("x", " ×"), *(cells.get((size, dtype), "") for dtype in dtypes)] for size in sizes]
     return markdown(("over the shared base − over the pretrained, points", *dtypes), table)
@@ -171,8 +168,8 @@ def number(facts: Facts) -> str:
             f"{row['static']['average']:.1f}",
             f"{row['dynamic']['average']:.1f}",
             f"{row['own']['average']:.1f}",
-            "{:.1f} [{:.1f}, {:.1f}]".format(*row["static"]["normalised"]),
-            "{:.1f} [{:.1f}, {:.1f}]".format(*row["dynamic"]["normalised"]),
+            _spread(row["static"]["normalised"]),
+            _spread(row["dynamic"]["normalised"]),
             f"{100 * row['router']:.1f}",
             f"{row['scaling']:g}",
         ]
@@ -205,10 +202,7 @@ def pairs(facts: Facts) -> str:
     rows = [
         [
             arm,
-            *(
-                "{:.1f} [{:.1f}, {:.1f}]".format(*row[part])
-                for part in ("answers", "both", "first", "second")
-            ),
+            *(_spread(row[part]) for part in ("answers", "both", "first", "second")),
         ]
         for arm, row in facts["arms"].items()
     ]
@@ -223,10 +217,7 @@ def unseen(facts: Facts) -> str:
         for task, row in facts["tasks"].items()
     ]
     rows.append(["**all**", str(facts["prompts"]), *(f"**{facts['all'][arm]:.1f}**" for arm in arms)])
-    minus = [
-        "{:+.1f} [{:+.1f}, {:+.1f}]".format(*facts["minus base"][arm]) if arm != "base" else ""
-        for arm in arms
-    ]
+    minus = [_spread(facts["minus base"][arm], "+") if arm != "base" else "" for arm in arms]
     rows.append(["minus base, points", "", *minus])
     return markdown(("right, %", "prompts", *arms), rows)
 
@@ -261,7 +252,13 @@ def costs(facts: Facts) -> str:
 
 
 def interval(found: Mapping[str, float] | None) -> str:
-    return "–" if found is None else f"{found['value']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
+    return "–" if found is None else _spread([found[key] for key in BOUNDS])
+
+
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    """A figure with its interval; ``sign`` "+" for differences."""
+    value, low, high = values
+    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def _said(settings: Mapping[str, Any]) -> str:
